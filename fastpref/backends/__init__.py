@@ -1,0 +1,65 @@
+"""Selection of a backend: ``auto`` by device, ``FASTPREF_BACKEND`` and ``backend=`` override it.
+
+``auto`` takes triton on a GPU and cpu on a CPU; where the preferred one cannot run (not built, not installed, a dtype it does not
+have) it takes eager. A backend that was named is used or refused with its reason, never replaced.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import cache
+
+import torch
+
+from .base import IGNORED, Backend, LogitTransform, RowState, accumulation_dtype
+
+__all__ = ["BACKENDS", "IGNORED", "Backend", "LogitTransform", "RowState", "accumulation_dtype", "available", "load", "select"]
+
+BACKENDS: dict[str, str] = {"eager": "EagerBackend", "cpu": "CpuBackend", "triton": "TritonBackend"}
+"""Name of each backend (its module here) and its class."""
+
+
+@cache
+def load(name: str) -> Backend | str:
+    """The backend of that name, or the reason why it cannot be loaded in this process."""
+    try:
+        module = importlib.import_module(f".{name}", __name__)
+        backend: Backend = getattr(module, BACKENDS[name])()
+    except (ImportError, OSError, RuntimeError) as error:
+        return str(error)
+    return backend
+
+
+def available() -> dict[str, str | None]:
+    """Every backend's name, with ``None`` if it loads here or the reason why not."""
+    loaded = {name: load(name) for name in BACKENDS}
+    return {name: b if isinstance(b, str) else None for name, b in loaded.items()}
+
+
+def _preferred(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "triton"
+
+
+def select(requested: str | None, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend for logits of this device and dtype.
+
+    ``requested`` is the caller's ``backend=`` (``None`` or ``"auto"``: the environment's ``FASTPREF_BACKEND``, else by device).
+    Raises ``ValueError`` where a named backend is unknown or cannot run these logits.
+    """
+    source = "backend"
+    if requested is None or requested == "auto":
+        requested, source = os.environ.get("FASTPREF_BACKEND", "auto") or "auto", "FASTPREF_BACKEND"
+    if requested == "auto":
+        backend = load(_preferred(device))
+        if isinstance(backend, str) or backend.why_not(device, dtype) is not None:
+            backend = load("eager")
+    elif requested in BACKENDS:
+        backend = load(requested)
+    else:
+        raise ValueError(f"{source}={requested!r}: expected one of auto, {', '.join(BACKENDS)}")
+    if isinstance(backend, str):
+        raise ValueError(f"{source}={requested!r} cannot be used: {backend}")
+    if (reason := backend.why_not(device, dtype)) is not None:
+        raise ValueError(f"{source}={requested!r} cannot be used: {reason}")
+    return backend

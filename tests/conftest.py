@@ -1,0 +1,21 @@
+"""Process-wide settings that must come before torch and triton are imported."""
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # shared cores: spinning OpenMP threads cost 10-40x
+os.environ.setdefault("TRITON_INTERPRET", "1")  # fixed at triton's first import
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="also run tests that take minutes")
+    parser.addoption("--run-network", action="store_true", help="also run tests that fetch from the package registry")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in ("slow", "network"):
+            if marker in item.keywords and not config.getoption(f"--run-{marker}"):
+                item.add_marker(pytest.mark.skip(reason=f"needs --run-{marker}"))
