@@ -1,0 +1,44 @@
+"""fastpref: fused kernels for preference losses. The public names and nothing else; importing them imports torch lazily."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "logprobs": "token_logprobs",
+    "linear_logprobs": "token_logprobs",
+    "TokenLogProbs": "token_logprobs",
+    "preference_loss": "preference",
+    "linear_preference_loss": "preference",
+    "PreferenceOutput": "preference",
+    "objective": "objectives",
+    "UserError": "errors",
+}
+"""Public name -> module that defines it. Lazy, so that the command line can set OpenMP's environment before torch is imported."""
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from .errors import UserError as UserError
+    from .objectives import objective as objective
+    from .preference import PreferenceOutput as PreferenceOutput
+    from .preference import linear_preference_loss as linear_preference_loss
+    from .preference import preference_loss as preference_loss
+    from .token_logprobs import TokenLogProbs as TokenLogProbs
+    from .token_logprobs import linear_logprobs as linear_logprobs
+    from .token_logprobs import logprobs as logprobs
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fastpref' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,7 +6,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")  # shared cores: spinning OpenMP th
 os.environ.setdefault("TRITON_INTERPRET", "1")  # fixed at triton's first import
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import pytest  # noqa: E402
+import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,17 @@ import torch
 
 from .base import IGNORED, Backend, LogitTransform, RowState, accumulation_dtype
 
-__all__ = ["BACKENDS", "IGNORED", "Backend", "LogitTransform", "RowState", "accumulation_dtype", "available", "load", "select"]
+__all__ = [
+    "BACKENDS",
+    "IGNORED",
+    "Backend",
+    "LogitTransform",
+    "RowState",
+    "accumulation_dtype",
+    "available",
+    "load",
+    "select",
+]
 
 BACKENDS: dict[str, str] = {"eager": "EagerBackend", "cpu": "CpuBackend", "triton": "TritonBackend"}
 """Name of each backend (its module here) and its class."""

@@ -46,7 +46,8 @@ class RowState:
     """Running statistics of R rows, folded over vocabulary chunks.
 
     All three are ``[R]``, contiguous, float32 (float64 where the logits are): ``m`` is a finite reference near the maximum seen so
-    far (``-inf`` before the first finite logit; it need not be the maximum itself), ``s`` is ``sum exp(z - m)``, ``zt`` the target's ``z``.
+    far (``-inf`` before the first finite logit; it need not be the maximum itself), ``s`` is ``sum exp(z - m)``, ``zt`` the target's ``z``
+    (NaN until its column was seen, so that a target outside the vocabulary gives NaN and never a wild read).
     """
 
     m: Tensor
@@ -59,7 +60,7 @@ class RowState:
         return cls(
             torch.full((rows,), -torch.inf, device=device, dtype=dtype),
             torch.zeros(rows, device=device, dtype=dtype),
-            torch.zeros(rows, device=device, dtype=dtype),
+            torch.full((rows,), torch.nan, device=device, dtype=dtype),
         )
 
     def finish(self, targets: Tensor) -> tuple[Tensor, Tensor]:

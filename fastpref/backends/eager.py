@@ -33,11 +33,13 @@ class EagerBackend:
     name = "eager"
 
     def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Any floating dtype on any device."""
         return None if dtype.is_floating_point else f"logits of dtype {dtype} are not floating point"
 
     def row_stats(
         self, logits: Tensor, targets: Tensor, state: RowState, *, col0: int, transform: LogitTransform
     ) -> None:
+        """See the protocol."""
         active = targets >= 0
         z = apply_transform(logits.to(state.m.dtype), transform)
         new_m = torch.maximum(state.m, z.amax(dim=-1))
@@ -63,6 +65,7 @@ class EagerBackend:
         col0: int,
         transform: LogitTransform,
     ) -> None:
+        """See the protocol."""
         silent = (targets < 0) | ((onehot_coef == 0) & (softmax_coef == 0))
         x = logits.to(lse.dtype)
         d = torch.exp(apply_transform(x, transform) - lse[:, None]) * -softmax_coef[:, None]

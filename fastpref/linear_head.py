@@ -1,0 +1,247 @@
+"""The vocabulary loop: stages 1 and 3 over ``logits = hidden @ weight.T + bias`` without a ``[T, V]`` matrix.
+
+Written once above every backend. The forward walks vocabulary chunks and folds each into the rows' running statistics; the backward
+walks the same chunks, recomputes their logits (D0) or finds them resident (D1), turns them into gradients in place, and feeds two
+GEMMs: ``dW[chunk]`` over all of T, written once, and ``dX``, accumulated in float32. A resident buffer is laid out chunk by chunk so
+that both designs, and the policy and the reference, run the very same GEMMs on the same shapes: where policy and reference hold the
+same numbers their log-probs are the same bits.
+
+Nothing here knows a loss: the gradient takes two coefficients per row (see ``Backend.row_grad``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .backends.base import Backend, LogitTransform, RowState, accumulation_dtype
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head and how its logits are used: ``weight [V, H]``, ``bias [V]`` or ``None``."""
+
+    weight: Tensor
+    bias: Tensor | None
+    transform: LogitTransform
+    backend: Backend
+
+    @property
+    def vocab(self) -> int:
+        """V."""
+        return self.weight.shape[0]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Vocabulary columns and rows per GEMM."""
+
+    vocab_chunk: int
+    row_block: int
+
+    def columns(self, vocab: int) -> Iterator[tuple[int, int]]:
+        """``(first, last + 1)`` of each vocabulary chunk."""
+        for start in range(0, vocab, self.vocab_chunk):
+            yield start, min(start + self.vocab_chunk, vocab)
+
+    def blocks(self, rows: int) -> Iterator[slice]:
+        """The rows of each block."""
+        for start in range(0, rows, self.row_block):
+            yield slice(start, min(start + self.row_block, rows))
+
+
+@dataclass
+class Needs:
+    """Which gradients are wanted."""
+
+    hidden: bool = True
+    weight: bool = True
+    bias: bool = True
+
+
+def chunk_logits(head: Head, hidden: Tensor, columns: tuple[int, int], out: Tensor) -> Tensor:
+    """``out [rows, columns] = hidden @ weight[columns].T + bias[columns]``."""
+    first, last = columns
+    weight = head.weight[first:last].t()
+    if head.bias is None:
+        return torch.mm(hidden, weight, out=out)
+    return torch.addmm(head.bias[first:last], hidden, weight, out=out)
+
+
+def scratch(like: Tensor, elements: int) -> Tensor:
+    """An uninitialised flat buffer with the dtype and device of ``like``."""
+    return torch.empty(elements, dtype=like.dtype, device=like.device)
+
+
+def shaped(buffer: Tensor, rows: int, columns: int, offset: int = 0) -> Tensor:
+    """A contiguous ``[rows, columns]`` view of a flat buffer."""
+    return buffer[offset : offset + rows * columns].view(rows, columns)
+
+
+def statistics(
+    head: Head, hidden: Tensor, targets: Tensor, tiling: Tiling, resident: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``(logps, lse)`` of every row, both ``[T]``; 0 on ignored rows.
+
+    Args:
+        head: the head.
+        hidden: ``[T, H]``, contiguous.
+        targets: ``[T]`` normalised.
+        tiling: chunk sizes; with ``resident``, ``row_block >= T``.
+        resident: a flat buffer of ``T * V`` elements that keeps the logits, chunk by chunk; ``None`` to keep nothing.
+    """
+    rows = hidden.shape[0]
+    state = RowState.start(rows, hidden.device, accumulation_dtype(hidden.dtype))
+    buffer = (
+        scratch(hidden, min(rows, tiling.row_block) * min(head.vocab, tiling.vocab_chunk))
+        if resident is None
+        else resident
+    )
+    for first, last in tiling.columns(head.vocab):
+        for block in tiling.blocks(rows):
+            x = hidden[block]
+            offset = 0 if resident is None else rows * first
+            logits = chunk_logits(head, x, (first, last), shaped(buffer, x.shape[0], last - first, offset))
+            view = RowState(state.m[block], state.s[block], state.zt[block])
+            head.backend.row_stats(logits, targets[block], view, col0=first, transform=head.transform)
+    return state.finish(targets)
+
+
+@dataclass
+class WeightGradient:
+    """dW and db of a head, summed over any number of calls of :func:`gradients`; each in the parameter's dtype at the end.
+
+    ``float32`` keeps the sum of a 16-bit dW in float32 until :meth:`finish`.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    started: bool = False
+
+    @classmethod
+    def start(cls, head: Head, needs: Needs, *, float32: bool = False) -> WeightGradient:
+        """Buffers for what is needed. db is small and always summed in the accumulation dtype."""
+        accumulate = accumulation_dtype(head.weight.dtype)
+        weight = (
+            torch.empty(
+                head.weight.shape, dtype=accumulate if float32 else head.weight.dtype, device=head.weight.device
+            )
+            if needs.weight
+            else None
+        )
+        bias = torch.zeros(head.vocab, dtype=accumulate, device=head.weight.device) if needs.bias else None
+        return cls(weight, bias)
+
+    def finish(self, head: Head) -> tuple[Tensor | None, Tensor | None]:
+        """``(dW, db)`` in the parameter's dtype; zeros where no row was seen."""
+        if self.weight is not None and not self.started:
+            self.weight.zero_()
+        weight = None if self.weight is None else self.weight.to(head.weight.dtype)
+        bias = None if self.bias is None else self.bias.to(head.weight.dtype)
+        return weight, bias
+
+
+def gradients(
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    lse: Tensor,
+    onehot_coef: Tensor,
+    softmax_coef: Tensor,
+    tiling: Tiling,
+    needs: Needs,
+    into: WeightGradient,
+    resident: Tensor | None = None,
+) -> Tensor | None:
+    """dX ``[T, H]`` in the dtype of ``hidden`` (``None`` if not needed); dW and db are added to ``into``.
+
+    Args:
+        head: the head.
+        hidden: ``[T, H]``, contiguous.
+        targets: ``[T]`` normalised.
+        lse: ``[T]`` from :func:`statistics`.
+        onehot_coef: ``[T]``, see ``Backend.row_grad``.
+        softmax_coef: ``[T]``.
+        tiling: chunk sizes; with ``resident``, ``row_block >= T``.
+        needs: which gradients are wanted.
+        into: the sums of dW and db.
+        resident: the logits that :func:`statistics` kept; overwritten with their gradients.
+    """
+    rows = hidden.shape[0]
+    if rows == 0:
+        return torch.zeros_like(hidden) if needs.hidden else None
+    accumulate = lse.dtype
+    same_dtype = hidden.dtype == accumulate
+    scale = fp16_scale(onehot_coef, softmax_coef) if hidden.dtype == torch.float16 else None
+    if scale is not None:
+        onehot_coef, softmax_coef = onehot_coef / scale, softmax_coef / scale
+    dx = torch.zeros(hidden.shape, dtype=accumulate, device=hidden.device) if needs.hidden else None
+    part = torch.empty_like(hidden[: min(rows, tiling.row_block)]) if needs.hidden and not same_dtype else None
+    split = rows > tiling.row_block
+    chunk = min(head.vocab, tiling.vocab_chunk)
+    buffer = scratch(hidden, min(rows, tiling.row_block) * chunk) if resident is None else resident
+    dw_chunk = (
+        torch.empty(chunk, hidden.shape[1], dtype=accumulate, device=hidden.device)
+        if into.weight is not None and into.weight.dtype != accumulate and split
+        else None
+    )
+    for first, last in tiling.columns(head.vocab):
+        dw = None if into.weight is None else into.weight[first:last]
+        for block in tiling.blocks(rows):
+            x, t = hidden[block], targets[block]
+            d = shaped(buffer, x.shape[0], last - first, 0 if resident is None else rows * first)
+            if resident is None:
+                chunk_logits(head, x, (first, last), d)
+            head.backend.row_grad(
+                d, t, lse[block], onehot_coef[block], softmax_coef[block], d, col0=first, transform=head.transform
+            )
+            if dx is not None:
+                if part is None:
+                    dx[block].addmm_(d, head.weight[first:last])
+                else:
+                    dx[block] += torch.mm(d, head.weight[first:last], out=part[: x.shape[0]])
+            if into.bias is not None:
+                db = d.sum(dim=0, dtype=accumulate)
+                into.bias[first:last] += db if scale is None else db * scale
+            if dw is not None:
+                fresh = not into.started and block.start == 0
+                if dw_chunk is not None:
+                    add_product(dw_chunk[: last - first], d, x, fresh=block.start == 0)
+                else:
+                    add_product(dw, d, x, fresh=fresh, scale=scale)
+        if dw is not None and dw_chunk is not None:
+            total = dw_chunk[: last - first] if scale is None else dw_chunk[: last - first].mul_(scale)
+            if into.started:
+                total = total.add_(dw)
+            dw.copy_(total)
+    into.started = True
+    if dx is None:
+        return None
+    if scale is not None:
+        dx *= scale
+    return dx.to(hidden.dtype)
+
+
+def add_product(out: Tensor, d: Tensor, x: Tensor, *, fresh: bool, scale: Tensor | None = None) -> None:
+    """``out (+)= scale * d.T @ x``; rounded once when ``out`` has the operands' dtype, in float32 when it is float32."""
+    if fresh and out.dtype == d.dtype:
+        torch.mm(d.t(), x, out=out)
+        if scale is not None:
+            out.mul_(scale)
+    elif out.dtype == d.dtype and scale is None:
+        out.addmm_(d.t(), x)
+    else:
+        product = torch.mm(d.t(), x).to(out.dtype)
+        if scale is not None:
+            product.mul_(scale)
+        out.copy_(product) if fresh else out.add_(product)
+
+
+def fp16_scale(onehot_coef: Tensor, softmax_coef: Tensor) -> Tensor:
+    """A power of two near the largest coefficient: float16 probabilities times a small coefficient would underflow, so the
+    gradient GEMMs run on coefficients of about 1 and their results are multiplied by this, exactly."""
+    largest = torch.maximum(onehot_coef.abs().amax(), softmax_coef.abs().amax())
+    return torch.exp2(torch.floor(torch.log2(largest.clamp_min(torch.finfo(largest.dtype).tiny))))
