@@ -1,0 +1,72 @@
+"""Triton kernels on CUDA and ROCm GPUs, and under ``TRITON_INTERPRET=1`` on the CPU, for tests.
+
+Contract: see :class:`fastpref.backends.base.Backend`. This module only adapts it to ``fastpref.kernels``, where the kernels, their
+traffic and their limits are described. It is imported lazily, and so is triton: loading the backend raises ``ImportError`` without it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import LogitTransform, RowState
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _scale_and_cap(transform: LogitTransform) -> tuple[float, float | None]:
+    """The kernels' form of the transform: ``z = cap * tanh(scale / cap * x)``, or ``scale * x`` without a cap."""
+    return transform.scale, None if transform.softcap is None else transform.softcap / transform.temperature
+
+
+class TritonBackend:
+    """One launch per primitive, no host synchronisation, no atomics."""
+
+    name = "triton"
+
+    def __init__(self) -> None:
+        try:
+            import triton  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"triton cannot be imported ({error}); it comes with PyTorch's CUDA and ROCm builds, or with fastpref[triton]"
+            ) from error
+        from fastpref.kernels import row_grad, row_stats, tiling
+
+        self._row_stats = row_stats.row_stats
+        self._row_grad = row_grad.row_grad
+        self._interpreted = tiling.INTERPRETED
+
+    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """float32, bfloat16 and float16 on CUDA and ROCm devices; the CPU only in the interpreter."""
+        if device.type == "cpu":
+            if not self._interpreted:
+                return "Triton needs a GPU; TRITON_INTERPRET=1 runs its kernels on the CPU for tests"
+        elif device.type != "cuda":
+            return f"the Triton kernels run on CUDA and ROCm GPUs, found device {device.type!r}"
+        if dtype not in _DTYPES:
+            return f"the Triton kernels take float32, bfloat16 and float16 logits, found {dtype}"
+        return None
+
+    def row_stats(
+        self, logits: Tensor, targets: Tensor, state: RowState, *, col0: int, transform: LogitTransform
+    ) -> None:
+        """See the protocol."""
+        scale, cap = _scale_and_cap(transform)
+        self._row_stats(logits, targets, state.m, state.s, state.zt, col0=col0, scale=scale, cap=cap)
+
+    def row_grad(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        lse: Tensor,
+        onehot_coef: Tensor,
+        softmax_coef: Tensor,
+        out: Tensor,
+        *,
+        col0: int,
+        transform: LogitTransform,
+    ) -> None:
+        """See the protocol."""
+        scale, cap = _scale_and_cap(transform)
+        self._row_grad(logits, targets, lse, onehot_coef, softmax_coef, out, col0=col0, scale=scale, cap=cap)

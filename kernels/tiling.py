@@ -1,0 +1,47 @@
+"""How much of a row one program takes at a time: the only tuning in this package, one rule, no autotuning.
+
+The row kernels are limited by memory, so the rule keeps bytes in flight: every thread issues a few loads of 16 bytes before it waits,
+and a program has just enough warps to cover its row in one step, at most ``MAX_WARPS``. An H100 needs about 20 KB in flight per
+multiprocessor to cover its latency. How many loads is a matter of registers, so each kernel says it for itself; both leave room for
+1000 threads per multiprocessor or more. More warps per program would only make the end of the grid coarser, and fewer would
+leave a GPU idle when there are few rows.
+"""
+
+import functools
+from typing import NamedTuple
+
+import triton
+from triton.runtime import JITFunction
+
+MAX_WARPS = 8
+_LOAD_BYTES = 16
+
+
+class Tiling(NamedTuple):
+    """One step of a program: ``lanes`` columns per load instruction of the whole program, a power of two, by ``num_warps`` warps."""
+
+    lanes: int
+    num_warps: int
+
+
+def tiling(columns: int, element_size: int, loads: int) -> Tiling:
+    """The step for rows of ``columns`` elements of ``element_size`` bytes, if every thread keeps ``loads`` loads in flight."""
+    lanes_per_warp = warp_size() * (_LOAD_BYTES // element_size)
+    wanted = triton.next_power_of_2(triton.cdiv(columns, loads * lanes_per_warp))
+    num_warps = min(wanted, MAX_WARPS)
+    return Tiling(lanes_per_warp * num_warps, num_warps)
+
+
+@triton.jit
+def _any_kernel():
+    pass
+
+
+INTERPRETED = not isinstance(_any_kernel, JITFunction)
+"""Whether ``TRITON_INTERPRET`` was set when triton compiled the first kernel of this package: they run on the CPU then."""
+
+
+@functools.cache
+def warp_size() -> int:
+    """Threads per warp of the active GPU: 32, or 64 on AMD's CDNA."""
+    return 32 if INTERPRETED else triton.runtime.driver.active.get_current_target().warp_size
