@@ -120,10 +120,10 @@ def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor) -> tuple[Any,
     if ctx.inplace:
         transform = LogitTransform(ctx.logit_scale, ctx.softcap, ctx.temperature)
         chosen = backends.select(ctx.backend, logits.device, logits.dtype)
-        # A detached alias: saved tensors of a graph kept for a second backward then fail their version check, loudly.
         grad = logits.detach()
         chosen.row_grad(grad, targets, lse, a, b, grad, col0=0, transform=transform)
-        torch._C._autograd._unsafe_set_version_counter((logits,), (logits._version + 1,))
+        # A graph kept for a second backward then fails its version check, loudly.
+        torch.autograd.graph.increment_version(logits)
     else:
         grad = _logprobs_backward(
             logits, targets, lse, a, b, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend

@@ -115,7 +115,10 @@ class PairwiseObjective(Objective):
         return chosen, rejected
 
     def metrics(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        """Implicit rewards, their margins and accuracy, and the policy's sequence log-probs, as batch means."""
+        """TRL's metrics: implicit rewards, their margins and accuracy, and the policy's sequence log-probs, as batch means.
+
+        One more: ``logps/accuracies``, how often the policy by itself finds the chosen sequence likelier than the rejected one.
+        """
         with torch.no_grad():
             chosen, rejected = self.pairs(self.beta * batch.log_ratio())
             logps_chosen, logps_rejected = self.pairs(batch.policy)
@@ -126,4 +129,5 @@ class PairwiseObjective(Objective):
                 "rewards/margins": (chosen - rejected).mean(),
                 "logps/chosen": logps_chosen.mean(),
                 "logps/rejected": logps_rejected.mean(),
+                "logps/accuracies": (logps_chosen > logps_rejected).to(chosen.dtype).mean(),
             }

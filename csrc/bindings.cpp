@@ -1,0 +1,141 @@
+// fastpref._C: the native kernels as functions of raw addresses and sizes. No torch header is included, so the module
+// needs no rebuild when torch changes; fastpref/backends/cpu.py is the one place that knows both sides.
+//
+// Tensors arrive as data_ptr() integers and must stay alive during the call, which runs without the GIL. Nothing here
+// checks what they point to. Bump kAbiVersion whenever the signature or meaning of a function changes.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/rows.h"
+#include "cpu/kernels.h"
+#include "cpu/stream.h"
+
+namespace py = pybind11;
+using namespace fastpref;
+
+namespace {
+
+constexpr int kAbiVersion = 1;
+
+#ifdef _OPENMP
+constexpr bool kOpenMP = true;
+#else
+constexpr bool kOpenMP = false;
+#endif
+
+#if defined(__clang__)
+constexpr const char* kCompiler = "Clang " __clang_version__;
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
+
+const std::vector<Isa>& isas() {
+  static const std::vector<Isa> all = [] {
+    Isa found[kMaxIsas];
+    return std::vector<Isa>(found, found + list_isas(found));
+  }();
+  return all;
+}
+
+const Isa* widest_supported() {
+  const Isa* widest = nullptr;
+  for (const Isa& isa : isas()) {
+    if (isa.supported) widest = &isa;
+  }
+  return widest;
+}
+
+std::atomic<const Isa*>& active_isa() {
+  static std::atomic<const Isa*> active{widest_supported()};
+  return active;
+}
+
+void set_isa(const std::string& name) {
+  std::string names;
+  for (const Isa& isa : isas()) {
+    if (name == isa.name) {
+      if (!isa.supported) throw std::invalid_argument("this CPU has no " + name);
+      active_isa() = &isa;
+      return;
+    }
+    names += (names.empty() ? "" : ", ") + std::string(isa.name);
+  }
+  throw std::invalid_argument("unknown instruction set '" + name + "', expected one of " + names);
+}
+
+template <class T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void row_stats(int dtype, uintptr_t logits, int64_t logits_stride, int64_t rows, int64_t cols, int64_t col0,
+               uintptr_t targets, uintptr_t m, uintptr_t s, uintptr_t zt, double logit_scale,
+               std::optional<double> softcap, double temperature, int threads) {
+  active_isa().load()->rows->row_stats(
+      {static_cast<DType>(dtype), rows, cols, col0, at<const void>(logits), logits_stride, at<const int64_t>(targets),
+       at<float>(m), at<float>(s), at<float>(zt),
+       make_transform(logit_scale, softcap.has_value(), softcap.value_or(0.0), temperature), threads});
+}
+
+void row_grad(int dtype, uintptr_t logits, int64_t logits_stride, int64_t rows, int64_t cols, int64_t col0,
+              uintptr_t targets, uintptr_t lse, uintptr_t onehot_coef, uintptr_t softmax_coef, uintptr_t out,
+              int64_t out_stride, double logit_scale, std::optional<double> softcap, double temperature, int threads) {
+  active_isa().load()->rows->row_grad(
+      {static_cast<DType>(dtype), rows, cols, col0, at<const void>(logits), logits_stride, at<const int64_t>(targets),
+       at<const float>(lse), at<const float>(onehot_coef), at<const float>(softmax_coef), at<void>(out), out_stride,
+       make_transform(logit_scale, softcap.has_value(), softcap.value_or(0.0), temperature), threads});
+}
+
+std::vector<std::string> isa_names(bool only_supported) {
+  std::vector<std::string> names;
+  for (const Isa& isa : isas()) {
+    if (isa.supported || !only_supported) names.emplace_back(isa.name);
+  }
+  return names;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  m.doc() = "Native kernels of fastpref on raw addresses; see fastpref.backends.cpu.";
+  m.attr("ABI_VERSION") = kAbiVersion;
+  m.attr("COMPILER") = kCompiler;
+  m.attr("OPENMP") = kOpenMP;
+  m.attr("FLOAT32") = static_cast<int>(DType::kFloat32);
+  m.attr("BFLOAT16") = static_cast<int>(DType::kBFloat16);
+  m.attr("FLOAT16") = static_cast<int>(DType::kFloat16);
+
+  m.def("compiled_isas", [] { return isa_names(false); }, "Instruction sets in this build, plainest first.");
+  m.def("supported_isas", [] { return isa_names(true); }, "Those of them that this CPU can run.");
+  m.def(
+      "active_isa", [] { return std::string(active_isa().load()->name); }, "The one in use: the widest, or set_isa's.");
+  m.def("set_isa", &set_isa, py::arg("name"), "Use one of supported_isas(), in the whole process.");
+
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  m.def("row_stats", &row_stats, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("logits_stride"),
+        py::arg("rows"), py::arg("cols"), py::arg("col0"), py::arg("targets"), py::arg("m"), py::arg("s"),
+        py::arg("zt"), py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"), py::arg("threads"),
+        "Backend.row_stats on addresses; strides count elements.");
+  m.def("row_grad", &row_grad, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("logits_stride"),
+        py::arg("rows"), py::arg("cols"), py::arg("col0"), py::arg("targets"), py::arg("lse"), py::arg("onehot_coef"),
+        py::arg("softmax_coef"), py::arg("out"), py::arg("out_stride"), py::arg("logit_scale"), py::arg("softcap"),
+        py::arg("temperature"), py::arg("threads"), "Backend.row_grad on addresses; strides count elements.");
+
+  m.def(
+      "stream_read",
+      [](uintptr_t words, int64_t n, int threads) { return stream_read(at<const uint64_t>(words), n, threads); },
+      no_gil, py::kw_only(), py::arg("words"), py::arg("n"), py::arg("threads"),
+      "The sum of n 64-bit words: what reading memory costs.");
+  m.def(
+      "stream_update", [](uintptr_t words, int64_t n, int threads) { stream_update(at<uint64_t>(words), n, threads); },
+      no_gil, py::kw_only(), py::arg("words"), py::arg("n"), py::arg("threads"),
+      "Inverts n 64-bit words: what updating memory in place costs.");
+}

@@ -1,0 +1,30 @@
+// The row kernels of one instruction set, and the choice among those that were compiled and that this CPU can run.
+#pragma once
+
+#include "../core/rows.h"
+
+namespace fastpref {
+
+struct RowKernels {
+  void (*row_stats)(const RowStatsArgs&);
+  void (*row_grad)(const RowGradArgs&);
+};
+
+extern const RowKernels kBaselineRows;
+#ifdef FASTPREF_X86
+extern const RowKernels kAvx2Rows;
+extern const RowKernels kAvx512Rows;
+#endif
+
+struct Isa {
+  const char* name;
+  const RowKernels* rows;
+  bool supported;  // by this CPU and its operating system
+};
+
+constexpr int kMaxIsas = 3;
+
+// Every compiled instruction set, from the plainest to the widest. Writes at most kMaxIsas, returns how many.
+int list_isas(Isa* out);
+
+}  // namespace fastpref

@@ -1,0 +1,278 @@
+// The row primitives on the CPU, written once over Vec and compiled once per instruction set (FASTPREF_ISA).
+//
+// row_stats  reads each logit once from memory. A row keeps a reference m that is some value already met, not the
+//            maximum: a block is summed relative to m, and only a sum that jumps, because something lies well above m,
+//            makes the block (by then in L1) be redone relative to its own maximum. The common path has no maximum at
+//            all. fp32 lanes add kTermsPerLane terms; blocks add up in double. The target's z comes out of the same
+//            vector code, so that it cancels against the z inside its row's sum.
+// row_grad   reads and writes each logit once, in place or not; rows without a gradient are only written.
+//
+// Bits do not depend on strides, alignment, threads or scheduling: a row belongs to one thread and is always cut into
+// the same blocks. Any number of rows and columns; fp32, bf16, fp16; 64-bit offsets.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include "../core/log_sum.h"
+#include "../core/rows.h"
+#include "kernels.h"
+#include "vec_math.h"
+
+namespace fastpref {
+namespace FASTPREF_ISA {
+
+constexpr int kPair = 2 * kLanes;  // elements of one load2
+constexpr int kTermsPerLane = 32;
+constexpr int kBlock = 2 * kPair * kTermsPerLane;
+constexpr float kJump = 16.0f;            // a block sum beyond this, and beyond twice its predecessors, has jumped
+constexpr int kPrefetchBytes = 4096;      // hardware prefetchers stop at the end of a page
+constexpr int64_t kTaskLogits = 1 << 15;  // what a thread takes at a time; waking threads for less does not pay
+
+struct Identity {
+  explicit Identity(const Transform&) {}
+
+  Vec z(Vec x) const { return x; }
+};
+
+struct Scaled {
+  Vec scale;
+
+  explicit Scaled(const Transform& t) : scale(set1(t.scale)) {}
+
+  Vec z(Vec x) const { return mul(x, scale); }
+
+  // exp(z + shift), where the constant dz/dx is left to the factor inside exp.
+  Vec gradient(Vec x, Vec shift, const ScaledExp& exp) const { return exp(fmadd(x, scale, shift)); }
+};
+
+struct Softcap {
+  Vec in, out;
+
+  explicit Softcap(const Transform& t) : in(set1(t.cap_in)), out(set1(t.cap_out)) {}
+
+  Vec z(Vec x) const {
+    Vec unused;
+    return mul(tanh(mul(x, in), &unused), out);
+  }
+
+  // exp(z + shift) * (1 - tanh^2), where dz/dx at 0 is left to the factor inside exp.
+  Vec gradient(Vec x, Vec shift, const ScaledExp& exp) const {
+    Vec slope;
+    const Vec z = mul(tanh(mul(x, in), &slope), out);
+    return mul(exp(add(z, shift)), slope);
+  }
+};
+
+// The last n < kPair elements of a row, padded with zeros, and weights that are 1 on the elements and 0 on the padding.
+template <class T>
+FASTPREF_FN void load_tail(const T* x, int n, Vec v[2], Vec weight[2]) {
+  T values[kPair], weights[kPair];
+  memset(values, 0, sizeof values);
+  memset(weights, 0, sizeof weights);
+  memcpy(values, x, n * sizeof(T));
+  for (int i = 0; i < n; i++) from_float(1.0f, weights + i);
+  load2(values, v, v + 1);
+  load2(weights, weight, weight + 1);
+}
+
+template <class T>
+FASTPREF_FN void prefetch(const T* x) {
+  const char* ahead = reinterpret_cast<const char*>(x) + kPrefetchBytes;
+  for (size_t line = 0; line < 2 * kPair * sizeof(T); line += 64) __builtin_prefetch(ahead + line);
+}
+
+// max z over a block; NaNs may or may not show.
+template <class T, class Z>
+static float block_max(const T* x, int n, const Z& t) {
+  const Vec lowest = set1(-INFINITY);
+  Vec top = lowest, v[2];
+  int i = 0;
+  for (; i + kPair <= n; i += kPair) {
+    load2(x + i, v, v + 1);
+    top = max(top, max(t.z(v[0]), t.z(v[1])));
+  }
+  if (i < n) {
+    Vec weight[2];
+    load_tail(x + i, n - i, v, weight);
+    for (int k = 0; k < 2; k++) top = max(top, select_less(set1(0.0f), weight[k], t.z(v[k]), lowest));
+  }
+  return reduce_max(top);
+}
+
+// sum exp(z - m) over a block of at most kBlock columns.
+template <class T, class Z>
+static float block_sum(const T* x, int n, const Z& t, float m) {
+  const Vec zero = set1(0.0f), reference = set1(m);
+  const ScaledExp exp(1.0f);
+  Vec sum[4] = {zero, zero, zero, zero}, v[4];
+  int i = 0;
+  for (; i + 2 * kPair <= n; i += 2 * kPair) {
+    prefetch(x + i);
+    load2(x + i, v, v + 1);
+    load2(x + i + kPair, v + 2, v + 3);
+    for (int k = 0; k < 4; k++) sum[k] = add(sum[k], exp(sub(t.z(v[k]), reference)));
+  }
+  if (i + kPair <= n) {
+    load2(x + i, v, v + 1);
+    for (int k = 0; k < 2; k++) sum[k] = add(sum[k], exp(sub(t.z(v[k]), reference)));
+    i += kPair;
+  }
+  if (i < n) {
+    Vec weight[2];
+    load_tail(x + i, n - i, v, weight);
+    for (int k = 0; k < 2; k++) {
+      const Vec e = exp(sub(t.z(v[k]), reference));
+      sum[2 + k] = add(sum[2 + k], select_less(zero, weight[k], e, zero));
+    }
+  }
+  return reduce_add(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
+}
+
+template <class T, class Z>
+static LogSum fold_row(const T* x, int64_t n, const Z& t, LogSum sum) {
+  float limit = kJump;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const T* block = x + start;
+    const int length = static_cast<int>(n - start < kBlock ? n - start : kBlock);
+    const bool first = sum.m == -INFINITY;
+    float s = first ? INFINITY : block_sum(block, length, t, sum.m);
+    if (s > limit) {
+      const float top = block_max(block, length, t);
+      if (first && top == -INFINITY) {
+        s = block_sum(block, length, t, 0.0f);  // 0, unless there is a NaN that the maximum passed over
+      } else if (!(top < INFINITY)) {
+        return {first ? 0.0f : sum.m, NAN};
+      } else if (top > sum.m) {
+        rebase(&sum, top);
+        s = block_sum(block, length, t, top);
+        limit = kJump;
+      }
+      if (2.0f * s > limit) limit = 2.0f * s;  // a flat row has large sums without anything above m
+    }
+    sum.s += s;
+  }
+  normalise(&sum);
+  return sum;
+}
+
+// z of one logit, by the vector code.
+template <class Z>
+static float z_of(const Z& t, float x) {
+  return reduce_max(t.z(set1(x)));
+}
+
+template <class T, class Z>
+static void stats_row(const RowStatsArgs& a, int64_t r) {
+  if (a.targets[r] < 0) return;
+  const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
+  const Z t(a.transform);
+  const LogSum sum = fold_row(x, a.cols, t, {a.m[r], a.s[r]});
+  a.m[r] = sum.m;
+  a.s[r] = static_cast<float>(sum.s);
+  const int64_t j = a.targets[r] - a.col0;
+  if (j >= 0 && j < a.cols) a.zt[r] = z_of(t, to_float(x[j]));
+}
+
+// The entry where the one-hot counts: o - c p = (o - c) + c (1 - p), which keeps its digits when p is close to 1.
+static float target_gradient(float z, double slope, float lse, float onehot_coef, float softmax_coef) {
+  const double one_minus_p = -expm1(static_cast<double>(z) - lse);
+  const double o = onehot_coef, c = softmax_coef;
+  return static_cast<float>(((o - c) + c * one_minus_p) * slope);
+}
+
+template <class T, class Z>
+static void gradient_row(const T* x, T* out, int64_t n, const Z& t, float lse, float k) {
+  // NAN: a caller's NaN may have any payload, and store2 must not meet all of them.
+  const Vec shift = set1(lse == lse ? -lse : NAN);
+  const ScaledExp exp(k == k ? k : NAN);
+  Vec v[4];
+  int64_t i = 0;
+  for (; i + 2 * kPair <= n; i += 2 * kPair) {
+    prefetch(x + i);
+    load2(x + i, v, v + 1);
+    load2(x + i + kPair, v + 2, v + 3);
+    for (int j = 0; j < 4; j++) v[j] = t.gradient(v[j], shift, exp);
+    store2(out + i, v[0], v[1]);
+    store2(out + i + kPair, v[2], v[3]);
+  }
+  for (; i < n; i += kPair) {
+    const int length = static_cast<int>(n - i < kPair ? n - i : kPair);
+    T buffer[kPair];
+    memset(buffer, 0, sizeof buffer);
+    memcpy(buffer, x + i, length * sizeof(T));
+    load2(buffer, v, v + 1);
+    store2(buffer, t.gradient(v[0], shift, exp), t.gradient(v[1], shift, exp));
+    memcpy(out + i, buffer, length * sizeof(T));
+  }
+}
+
+template <class T, class Z>
+static void grad_row(const RowGradArgs& a, int64_t r) {
+  const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
+  T* out = static_cast<T*>(a.out) + r * a.out_stride;
+  const float onehot_coef = a.onehot_coef[r], softmax_coef = a.softmax_coef[r], lse = a.lse[r];
+  if (a.targets[r] < 0 || (onehot_coef == 0.0f && softmax_coef == 0.0f)) {
+    memset(out, 0, a.cols * sizeof(T));
+    return;
+  }
+  const int64_t j = a.targets[r] - a.col0;
+  const bool here = j >= 0 && j < a.cols;
+  const Z t(a.transform);
+  float target = 0.0f;
+  if (here) {  // before the row is overwritten: out may be x
+    const float xt = to_float(x[j]);
+    target = target_gradient(z_of(t, xt), transform_derivative(a.transform, xt), lse, onehot_coef, softmax_coef);
+  }
+  gradient_row(x, out, a.cols, t, lse, -softmax_coef * a.transform.scale);
+  if (here) from_float(target, out + j);
+}
+
+// Rows are handed out a few at a time, because ignored ones cost nothing.
+template <class Args>
+static void for_each_row(const Args& a, void (*row)(const Args&, int64_t)) {
+#ifdef _OPENMP
+  const int64_t rows_per_task = a.cols < kTaskLogits ? kTaskLogits / (a.cols > 0 ? a.cols : 1) : 1;
+  const bool parallel = a.threads > 1 && a.rows > rows_per_task;
+  #pragma omp parallel for schedule(dynamic, rows_per_task) num_threads(a.threads) if (parallel)
+#endif
+  for (int64_t r = 0; r < a.rows; r++) row(a, r);
+}
+
+template <class T>
+static void row_stats_of(const RowStatsArgs& a) {
+  const Transform& t = a.transform;
+  for_each_row(a, t.has_softcap     ? stats_row<T, Softcap>
+                  : t.scale == 1.0f ? stats_row<T, Identity>
+                                    : stats_row<T, Scaled>);
+}
+
+template <class T>
+static void row_grad_of(const RowGradArgs& a) {
+  for_each_row(a, a.transform.has_softcap ? grad_row<T, Softcap> : grad_row<T, Scaled>);
+}
+
+static void row_stats(const RowStatsArgs& a) {
+  switch (a.dtype) {
+    case DType::kFloat32:
+      return row_stats_of<float>(a);
+    case DType::kBFloat16:
+      return row_stats_of<BFloat16>(a);
+    case DType::kFloat16:
+      return row_stats_of<Float16>(a);
+  }
+}
+
+static void row_grad(const RowGradArgs& a) {
+  switch (a.dtype) {
+    case DType::kFloat32:
+      return row_grad_of<float>(a);
+    case DType::kBFloat16:
+      return row_grad_of<BFloat16>(a);
+    case DType::kFloat16:
+      return row_grad_of<Float16>(a);
+  }
+}
+
+}  // namespace FASTPREF_ISA
+}  // namespace fastpref
