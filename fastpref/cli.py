@@ -44,11 +44,12 @@ def main(argv: list[str] | None = None) -> int:
         problem = f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}\n\n" if argv else ""
         print(f"fastpref: {problem}{usage()}" if problem else usage(), file=sys.stderr)
         return 2
+    from ._files import SaveError
     from .errors import UserError
 
     try:
         return int(importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:]))
-    except UserError as error:
+    except (UserError, SaveError) as error:
         print(f"fastpref {argv[0]}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
