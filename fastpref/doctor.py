@@ -32,7 +32,7 @@ def backend_lines() -> list[str]:
             assert not isinstance(backend, str)  # available() has just loaded it
             where = [d for d in ("cpu", "cuda") if backend.why_not(torch.device(d), torch.float32) is None]
             if device.type in where:
-                state = "active" + (f" ({backend.describe()})" if hasattr(backend, "describe") else "")
+                state = f"active ({backend.describe()})"
             else:
                 state = f"not active: {backend.why_not(device, torch.float32)}"
         else:

@@ -94,6 +94,10 @@ class Backend(Protocol):
         """``None`` if logits of this device and dtype can be handled, else the reason as a sentence fragment."""
         ...
 
+    def describe(self) -> str:
+        """What runs, for ``fastpref doctor``: instruction sets, versions."""
+        ...
+
     def row_stats(
         self, logits: Tensor, targets: Tensor, state: RowState, *, col0: int, transform: LogitTransform
     ) -> None:

@@ -36,6 +36,10 @@ class EagerBackend:
         """Any floating dtype on any device."""
         return None if dtype.is_floating_point else f"logits of dtype {dtype} are not floating point"
 
+    def describe(self) -> str:
+        """See the protocol."""
+        return "plain PyTorch"
+
     def row_stats(
         self, logits: Tensor, targets: Tensor, state: RowState, *, col0: int, transform: LogitTransform
     ) -> None:

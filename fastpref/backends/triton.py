@@ -26,7 +26,7 @@ class TritonBackend:
 
     def __init__(self) -> None:
         try:
-            import triton  # noqa: F401
+            import triton
         except ImportError as error:
             raise ImportError(
                 f"triton cannot be imported ({error}); it comes with PyTorch's CUDA and ROCm builds, or with fastpref[triton]"
@@ -36,6 +36,7 @@ class TritonBackend:
         self._row_stats = row_stats.row_stats
         self._row_grad = row_grad.row_grad
         self._interpreted = tiling.INTERPRETED
+        self._version = triton.__version__
 
     def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """float32, bfloat16 and float16 on CUDA and ROCm devices; the CPU only in the interpreter."""
@@ -47,6 +48,10 @@ class TritonBackend:
         if dtype not in _DTYPES:
             return f"the Triton kernels take float32, bfloat16 and float16 logits, found {dtype}"
         return None
+
+    def describe(self) -> str:
+        """See the protocol."""
+        return f"Triton {self._version}" + (", interpreted on the CPU" if self._interpreted else "")
 
     def row_stats(
         self, logits: Tensor, targets: Tensor, state: RowState, *, col0: int, transform: LogitTransform

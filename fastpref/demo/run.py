@@ -20,7 +20,7 @@ from .._files import atomic_directory, write_atomic
 from ..errors import UserError
 from ..train import TrainConfig, TrainResult, train
 from ..train.command import messages
-from .fetch import RATINGS, fetch
+from .fetch import MODEL, RATINGS, Asset, fetch
 from .ratings import PROMPT, Pair, preference_pairs, read_snippets
 from .report import curves, table
 from .smollm import prepare_model
@@ -67,8 +67,21 @@ FULL = Size(train_pairs=320, heldout_pairs=200, max_words=16, batch_size=8, lr=7
 QUICK = Size(train_pairs=72, heldout_pairs=64, max_words=12, batch_size=4, lr=1e-4, eval_every=100, save_every=100)
 
 
-def run(config: DemoConfig) -> int:
+@dataclass(frozen=True)
+class Inputs:
+    """What the demo fetches."""
+
+    model: Asset = MODEL
+    ratings: Asset = RATINGS
+
+
+def run(config: DemoConfig, inputs: Inputs | None = None, size: Size | None = None) -> int:
     """Run the demo and print its table.
+
+    Args:
+        config: the options.
+        inputs: other packages to take model and ratings from.
+        size: in place of the two presets.
 
     Returns:
         0, or 128 + the signal's number where it was interrupted.
@@ -78,15 +91,16 @@ def run(config: DemoConfig) -> int:
         SaveError: the disk is full; what was saved before is untouched.
     """
     started = time.monotonic()
-    size, output = QUICK if config.quick else FULL, config.directory
+    inputs, size = inputs or Inputs(), size or (QUICK if config.quick else FULL)
+    output = config.directory
     settings = {**asdict(size), "seed": config.seed}
     if (finished := _finished(output, settings)) is not None:
         print(table(finished))
         print(f"\n{output} already holds this run; give another --output, or remove it, to run it again.")
         return 0
     with messages():
-        model = prepare_model(progress=_say)
-        snippets = read_snippets(fetch(RATINGS, notify=_say))
+        model = prepare_model(inputs.model, progress=_say)
+        snippets = read_snippets(fetch(inputs.ratings, notify=_say))
         train_pairs, heldout_pairs = preference_pairs(
             snippets,
             train_pairs=size.train_pairs,
