@@ -145,7 +145,7 @@ def preference_loss(
     Example:
         >>> import torch, fastpref
         >>> logps = torch.tensor([-10.0, -12.0], requires_grad=True)
-        >>> float(fastpref.preference_loss("sigmoid", logps, logps.detach(), beta=0.1).loss)  # policy = reference: ln 2
+        >>> fastpref.preference_loss("sigmoid", logps, logps.detach(), beta=0.1).loss.item()  # policy = reference: ln 2
         0.6931471824645996
     """
     chosen, tensors = resolve_objective(objective, data)
@@ -296,7 +296,7 @@ def linear_preference_loss(
         >>> out = fastpref.linear_preference_loss(
         ...     "sigmoid", hidden, weight, torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0, 3, 5], dtype=torch.int32),
         ...     reference=(hidden.detach(), weight.detach()), beta=0.1)
-        >>> float(out.loss), float(out.metrics["rewards/margins"])
+        >>> out.loss.item(), out.metrics["rewards/margins"].item()
         (0.6931471824645996, 0.0)
     """
     chosen, tensors = resolve_objective(objective, data)

@@ -171,8 +171,8 @@ def logprobs(
     Example:
         >>> import torch, fastpref
         >>> logits = torch.zeros(2, 4, requires_grad=True)
-        >>> fastpref.logprobs(logits, torch.tensor([1, 3])).logps
-        tensor([-1.3863, -1.3863], grad_fn=<ViewBackward0>)
+        >>> fastpref.logprobs(logits, torch.tensor([1, 3])).logps.detach()
+        tensor([-1.3863, -1.3863])
     """
     require_tensor("logits", logits)
     require_tensor("targets", targets)
@@ -383,8 +383,8 @@ def linear_logprobs(
     Example:
         >>> import torch, fastpref
         >>> hidden, weight = torch.zeros(2, 8), torch.zeros(4, 8, requires_grad=True)
-        >>> fastpref.linear_logprobs(hidden, weight, torch.tensor([1, -100])).logps
-        tensor([-1.3863,  0.0000], grad_fn=<GeneratedBackwardFor_fastpref_linear_logprobs_defaultBackward>)
+        >>> fastpref.linear_logprobs(hidden, weight, torch.tensor([1, -100])).logps.detach()
+        tensor([-1.3863,  0.0000])
     """
     operands = check_linear(hidden, weight, bias)
     require_tensor("targets", targets)
