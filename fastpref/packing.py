@@ -33,19 +33,20 @@ def cu_seqlens_from_lengths(lengths: Tensor) -> Tensor:
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(torch.int32)
 
 
-def sequence_index(cu_seqlens: Tensor, rows: int) -> Tensor:
-    """``[T]`` int64: the sequence of each row."""
-    lengths = cu_seqlens.diff().long()
-    return torch.repeat_interleave(torch.arange(lengths.numel(), device=lengths.device), lengths, output_size=rows)
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """float64 where the device has it: K numbers cost nothing, and margins are small differences of large sums."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def segment_sum(values: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """``[T]`` row values to ``[K]`` sums per sequence, in float64 where the device has it. Deterministic, differentiable.
+    """``[T]`` row values to ``[K]`` sums per sequence, in :func:`wide_dtype`. Deterministic, differentiable.
 
-    float64 because K numbers cost nothing and the margin of two long sequences is a small difference of large sums.
+    Args:
+        values: ``[T]``.
+        cu_seqlens: ``[K+1]``; it may live on the host.
     """
-    dtype = torch.float32 if values.device.type == "mps" else torch.float64
-    return torch.segment_reduce(values.to(dtype), "sum", offsets=cu_seqlens.to(values.device, torch.int64), initial=0)
+    offsets = cu_seqlens.to(values.device, torch.int64)
+    return torch.segment_reduce(values.to(wide_dtype(values.device)), "sum", offsets=offsets, initial=0)
 
 
 def pack_padded(hidden: Tensor, labels: Tensor, *, ignore_index: int = -100) -> PackedRows:

@@ -18,9 +18,7 @@ from . import backends
 from ._checks import (
     check_cu_seqlens,
     is_traced,
-    may_synchronise,
     normalise_targets,
-    refuse_nan,
     require_floating,
     require_same,
     require_shape,
@@ -28,19 +26,13 @@ from ._checks import (
 )
 from .backends.base import IGNORED
 from .errors import nearest
-from .linear_head import Head, Needs, Tiling, WeightGradient, gradients, scratch, statistics
+from .linear_head import Head, Tiling
 from .objectives import hyper_parameters, lookup, objective
 from .objectives.base import Objective, SequenceBatch
-from .packing import segment_sum, sequence_index
+from .packing import segment_sum, wide_dtype
 from .planner import HeadProblem, Plan, make_plan
-from .token_logprobs import (
-    LinearInput,
-    TokenLogProbs,
-    _linear_logprobs_backward,
-    check_linear,
-    make_transform,
-    run_recompute,
-)
+from .resident import PackedTargets, attach_gradients, run_resident
+from .token_logprobs import LinearInput, TokenLogProbs, check_linear, make_transform, run_recompute
 
 Reference = Tensor | TokenLogProbs | Sequence[Tensor | None] | None
 """``None``; sequence ``[K]`` or token ``[T]`` log-probs; or the reference's ``(hidden, weight[, bias])``."""
@@ -163,70 +155,14 @@ def preference_loss(
     require_shape("lengths", lengths, tuple(policy.shape))
     for name, value in tensors.items():
         require_shape(name, require_tensor(name, value), tuple(policy.shape))
-    wide = stage2_dtype(policy.device)
+    wide = wide_dtype(policy.device)
     batch = SequenceBatch(
         policy.to(wide), None if reference is None else reference.detach().to(wide), lengths.clamp_min(1), tensors
     )
     return evaluate(chosen, batch, torch.float64 if policy.dtype == torch.float64 else torch.float32)
 
 
-def stage2_dtype(device: torch.device) -> torch.dtype:
-    """float64 where the device has it: K numbers cost nothing, and margins are small differences of large sums."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-class _Attach(torch.autograd.Function):
-    """Gives a loss its gradients, which plan D1 formed together with it.
-
-    Backward scales them by the upstream gradient and hands them over, without a copy. A second backward (``retain_graph``) finds them gone
-    and makes them again by plan D0 from the log-sum-exp and the coefficients.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        loss: Tensor,
-        made: Sequence[Tensor | None],
-        again: tuple[Any, ...],
-    ) -> Tensor:
-        ids, lse, coef, *ctx.options = again
-        ctx.made = list(made)
-        ctx.save_for_backward(hidden, weight, bias, ids, lse, coef)
-        return loss.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (upstream,) = grad_outputs
-        hidden, weight, bias, ids, lse, coef = ctx.saved_tensors
-        made, ctx.made = ctx.made, None
-        if made is None:
-            needs = [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[2]]
-            scaled = coef * upstream
-            grads = _linear_logprobs_backward(hidden, weight, bias, ids, lse, scaled, scaled, *ctx.options, needs)
-            made = [g if needed else None for g, needed in zip(grads, needs, strict=True)]
-        elif not (may_synchronise(upstream.device) and bool(upstream == 1)):
-            made = [None if g is None else g.mul_(upstream) for g in made]
-        return *made, None, None, None
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """The validated rows of a call, K sequences, and how many rows each has that are not ignored."""
-
-    ids: Tensor
-    cu_seqlens: Tensor
-    lengths: Tensor
-
-
-def _sum_sequences(logps: Tensor, rows: _Packed) -> Tensor:
-    return segment_sum(logps, rows.cu_seqlens).to(stage2_dtype(logps.device))
-
-
-def _precomputed(reference: Tensor, rows: _Packed) -> Tensor:
+def _precomputed(reference: Tensor, rows: PackedTargets) -> Tensor:
     """Sequence log-probs ``[K]`` of a precomputed reference given per sequence or per token."""
     total, sequences = rows.ids.shape[0], rows.lengths.shape[0]
     require_floating("reference", reference)
@@ -235,10 +171,10 @@ def _precomputed(reference: Tensor, rows: _Packed) -> Tensor:
         raise ValueError(
             f"reference: expected sequence log-probs [{sequences}] or token log-probs [{total}], found {list(reference.shape)}"
         )
-    reference = reference.detach().to(stage2_dtype(reference.device))
+    reference = reference.detach().to(wide_dtype(reference.device))
     if reference.shape[0] == sequences:
         return reference
-    return _sum_sequences(reference.masked_fill(rows.ids < 0, 0.0), rows)
+    return segment_sum(reference.masked_fill(rows.ids < 0, 0.0), rows.cu_seqlens)
 
 
 def linear_preference_loss(
@@ -308,9 +244,8 @@ def linear_preference_loss(
     transform = make_transform(temperature, softcap, logit_scale)
     head_backend = backends.select(backend, hidden.device, operands.hidden.dtype)
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
-    cu = cu_seqlens.to(hidden.device)
-    lengths = segment_sum((ids != IGNORED).to(torch.float32), cu).long().clamp_min(1)
-    rows = _Packed(ids, cu, lengths)
+    lengths = segment_sum((ids != IGNORED).to(torch.float32), cu_seqlens).long().clamp_min(1)
+    rows = PackedTargets(ids, cu_seqlens, lengths)
     for name, value in tensors.items():
         require_shape(name, require_tensor(name, value), tuple(lengths.shape))
 
@@ -339,22 +274,17 @@ def linear_preference_loss(
         if online is not None:
             with torch.no_grad():
                 tokens = run_recompute(online, ids, transform, tiling, backend, "reference hidden")
-                known = _sum_sequences(tokens.logps, rows)
-        policy = _sum_sequences(run_recompute(operands, ids, transform, tiling, backend).logps, rows)
+                known = segment_sum(tokens.logps, rows.cu_seqlens)
+        policy = segment_sum(run_recompute(operands, ids, transform, tiling, backend).logps, rows.cu_seqlens)
         out = evaluate(chosen, SequenceBatch(policy, known, lengths, tensors), dtype, made_plan)
         return PreferenceOutput(out.loss, out.losses.detach(), out.metrics, out.logps, out.ref_logps, made_plan)
 
     head = Head(operands.weight, operands.bias, transform, head_backend)
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        run = _run_resident(chosen, head, operands, online, known, rows, tensors, made_plan)
+    run = run_resident(chosen, head, operands, online, known, rows, tensors, made_plan)
+    with torch.no_grad():
         out = evaluate(chosen, SequenceBatch(run.logps, run.ref_logps, lengths, tensors), dtype, made_plan)
-    again = (ids, run.lse, run.coef, *_transform_args(head), tiling.vocab_chunk, tiling.row_block, backend or "auto")
-    loss = _Attach.apply(operands.hidden, operands.weight, operands.bias, out.loss, run.gradients, again)
+    loss = attach_gradients(out.loss, run, head, operands, rows, tiling, backend)
     return PreferenceOutput(loss, out.losses, out.metrics, out.logps, out.ref_logps, made_plan)
-
-
-def _transform_args(head: Head) -> tuple[float, float | None, float]:
-    return head.transform.logit_scale, head.transform.softcap, head.transform.temperature
 
 
 def _logps_of(reference: Reference) -> Tensor:
@@ -392,84 +322,3 @@ def _pair_rows(ids: Tensor, cu_seqlens: Tensor, chosen: Objective) -> list[int]:
         return []
     first, second = cu_seqlens.diff().chunk(2)
     return (first + second).tolist()
-
-
-@dataclass(frozen=True)
-class _ResidentRun:
-    logps: Tensor
-    ref_logps: Tensor | None
-    gradients: list[Tensor | None]
-    lse: Tensor
-    coef: Tensor
-
-
-def _run_resident(
-    chosen: Objective,
-    head: Head,
-    operands: LinearInput,
-    online: LinearInput | None,
-    known: Tensor | None,
-    rows: _Packed,
-    tensors: dict[str, Tensor],
-    plan: Plan,
-) -> _ResidentRun:
-    """Plan D1: per group of pairs, statistics, coefficients and gradients from the same resident logits."""
-    total, pairs = rows.ids.shape[0], rows.lengths.shape[0] // 2
-    wide = stage2_dtype(operands.hidden.device)
-    ends = rows.cu_seqlens.tolist()
-    index = sequence_index(rows.cu_seqlens, total)
-    needs = Needs(
-        operands.hidden.requires_grad,
-        operands.weight.requires_grad,
-        operands.bias is not None and operands.bias.requires_grad,
-    )
-    reference_head = None if online is None else Head(online.weight, online.bias, head.transform, head.backend)
-    arena = scratch(operands.hidden, plan.row_block * head.vocab)
-    into = WeightGradient.start(head, needs, float32=plan.float32_weight_gradient)
-    dx = torch.zeros_like(operands.hidden) if needs.hidden else None
-    logps = torch.empty(rows.lengths.shape, dtype=wide, device=rows.ids.device)
-    ref_logps = known if online is None else torch.empty_like(logps)
-    lse = torch.zeros(
-        total, dtype=torch.float64 if wide == operands.hidden.dtype else torch.float32, device=rows.ids.device
-    )
-    coef = torch.zeros_like(lse)
-
-    for first, last in plan.groups:
-        sequences = torch.tensor([*range(first, last), *range(pairs + first, pairs + last)], device=rows.ids.device)
-        picked = [torch.arange(ends[s], ends[e]) for s, e in ((first, last), (pairs + first, pairs + last))]
-        group = torch.cat(picked).to(rows.ids.device)
-        group = group[rows.ids[group] != IGNORED]
-        t, owner = rows.ids[group], index[group]
-        tiling = Tiling(plan.vocab_chunk, max(group.numel(), 1))
-        if online is not None and reference_head is not None and ref_logps is not None:
-            # The arena is still free: the reference runs in its first chunk.
-            tokens, _ = statistics(reference_head, online.hidden[group], t, tiling)
-            refuse_nan(tokens, t, "reference hidden", group)
-            ref_logps[sequences] = _sum_by(tokens, owner, rows)[sequences]
-        x = operands.hidden[group]
-        tokens, group_lse = statistics(head, x, t, tiling, resident=arena)
-        refuse_nan(tokens, t, "hidden", group)
-        logps[sequences] = _sum_by(tokens, owner, rows)[sequences]
-        c = _coefficients_of(chosen, SequenceBatch(logps, ref_logps, rows.lengths, tensors), sequences, pairs)
-        per_row = torch.zeros_like(logps).index_copy_(0, sequences, c)[owner].to(group_lse.dtype)
-        lse[group], coef[group] = group_lse, per_row
-        part = gradients(head, x, t, group_lse, per_row, per_row, tiling, needs, into, resident=arena)
-        if dx is not None and part is not None:
-            dx[group] = part
-    dw, db = into.finish(head)
-    return _ResidentRun(logps, ref_logps, [dx, dw, db], lse, coef)
-
-
-def _sum_by(tokens: Tensor, owner: Tensor, rows: _Packed) -> Tensor:
-    """``[K]`` sums of these rows' values; sequences without a row here get 0. On the host, so in a fixed order."""
-    wide = stage2_dtype(tokens.device)
-    return torch.zeros(rows.lengths.shape, dtype=wide, device=tokens.device).index_add_(0, owner, tokens.to(wide))
-
-
-def _coefficients_of(chosen: Objective, batch: SequenceBatch, sequences: Tensor, items: int) -> Tensor:
-    """``d loss / d s_k`` of these sequences, where ``loss`` is the mean over all ``items``."""
-    with torch.enable_grad():
-        leaf = batch.policy[sequences].detach().requires_grad_(True)
-        total = chosen.losses(batch.select(sequences, leaf)).sum() / items
-        (c,) = torch.autograd.grad(total, leaf)
-    return c

@@ -197,7 +197,7 @@ def logprobs(
 # --- hidden states and a linear head ------------------------------------------------------------------------------------------
 
 
-def _active_rows(targets: Tensor) -> Tensor | None:
+def active_rows(targets: Tensor) -> Tensor | None:
     """The rows that are not ignored, or ``None`` if all are used (or finding out would synchronise a GPU)."""
     if targets.device.type != "cpu":
         return None
@@ -234,7 +234,7 @@ def _linear_logprobs(
 ) -> tuple[Tensor, Tensor]:
     transform = LogitTransform(logit_scale, softcap, temperature)
     head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
-    active = _active_rows(targets)
+    active = active_rows(targets)
     x, t = compact(active, hidden, targets)
     with torch.autocast(hidden.device.type, enabled=False):
         logps, lse = statistics(head, x, t, Tiling(vocab_chunk, row_block))
@@ -267,7 +267,7 @@ def _linear_logprobs_backward(
     transform = LogitTransform(logit_scale, softcap, temperature)
     head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
     wanted = Needs(*needs)
-    active = _active_rows(targets)
+    active = active_rows(targets)
     x, t, lse, a, b = compact(active, hidden, targets, lse, onehot_coef, softmax_coef)
     into = WeightGradient.start(head, wanted)
     with torch.autocast(hidden.device.type, enabled=False):
