@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 LOSS_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
+GRADIENT_ULPS = 24.0
+"""Floor of a gradient: the log-sum-exp (here below 16) is kept in float32, and its rounding is a relative error of every probability."""
 
 
 @dataclass
