@@ -7,6 +7,12 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # fixed at triton's first import
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from hypothesis import settings
+
+# CI judges a change by the same examples every time; elsewhere every run tries new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
