@@ -19,6 +19,9 @@ _PUBLIC = {
 }
 """Public name -> module that defines it. Lazy, so that the command line can set OpenMP's environment before torch is imported."""
 
+_SUBMODULES = ("nn", "objectives", "packing", "planner", "train")
+"""Modules that are part of the documented surface, imported when they are first named."""
+
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _PUBLIC:
         raise AttributeError(f"module 'fastpref' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
@@ -41,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_SUBMODULES])

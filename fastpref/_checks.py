@@ -6,6 +6,7 @@ import os
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .backends.base import IGNORED
 
@@ -90,6 +91,14 @@ def check_cu_seqlens(cu_seqlens: Tensor, rows: int) -> None:
     for k, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
         if end <= start:
             raise ValueError(f"cu_seqlens: sequence {k} is empty (rows {start} to {end}); every sequence needs a row")
+
+
+def refuse_forward_mode(*tensors: object) -> None:
+    """The operators have reverse-mode formulas only; without this check a forward-mode tangent would be lost silently."""
+    if forward_ad._current_level < 0:
+        return
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError("forward-mode differentiation is not supported; use reverse mode (backward)")
 
 
 def refuse_nan(logps: Tensor, targets: Tensor, source: str, rows: Tensor | None = None) -> None:

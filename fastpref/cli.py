@@ -48,10 +48,15 @@ def main(argv: list[str] | None = None) -> int:
     from .errors import UserError
 
     try:
-        return int(importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:]))
+        status = int(importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:]))
+        sys.stdout.flush()
+        return status
     except (UserError, SaveError) as error:
         print(f"fastpref {argv[0]}: error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of the output, `head` for instance, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"\nfastpref {argv[0]}: interrupted", file=sys.stderr)
         return 130

@@ -39,8 +39,11 @@ def backend_lines() -> list[str]:
             state = f"not active: {reason}"
         lines.append(f"  {name:<8}{state}")
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        chosen = backends.select(None, device, dtype).name
-        lines.append(f"  auto on {device.type} takes {chosen} for {str(dtype).removeprefix('torch.')}")
+        try:
+            chosen = f"takes {backends.select(None, device, dtype).name}"
+        except ValueError as error:
+            chosen = f"fails: {error}"
+        lines.append(f"  auto on {device.type}, {str(dtype).removeprefix('torch.')}: {chosen}")
     return lines
 
 

@@ -18,5 +18,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def require_positive(name: str, value: float) -> None:
     """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, found {value!r} ({type(value).__name__})")
     if not (0.0 < value < float("inf")):
         raise ValueError(f"{name}: expected a finite number above 0, found {value!r}")

@@ -46,6 +46,7 @@ class HeadProblem:
         gradients: whether anything needs a gradient.
         weight_gradient: whether the head does.
         online_reference: whether a reference head runs in the same pass.
+        float16: float16 operands. D1 rounds gradients before a loss scaler's factor reaches them, so it is taken only when it is forced.
     """
 
     rows: int
@@ -57,6 +58,7 @@ class HeadProblem:
     gradients: bool = True
     weight_gradient: bool = True
     online_reference: bool = False
+    float16: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,18 @@ def plan_resident(problem: HeadProblem, budget_bytes: int | None) -> Plan | None
     return None
 
 
+def why_not_resident(problem: HeadProblem) -> str:
+    """The reason why :func:`plan_resident` gave ``None``."""
+    if not problem.gradients:
+        return "nothing needs a gradient"
+    if problem.coupling not in ("sequence", "pair"):
+        return f"the objective couples by {problem.coupling}, not by pair"
+    if not problem.pair_rows:
+        return "the sequence boundaries are not known on the host"
+    logits = max(problem.pair_rows) * problem.vocab * problem.itemsize
+    return f"budget_bytes does not hold the logits of the largest pair ({logits} bytes) and the rest of its scratch"
+
+
 def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str | None = None) -> Plan:
     """The cheapest plan in FLOPs that the objective allows and the budget holds.
 
@@ -197,17 +211,16 @@ def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str
     Raises:
         ValueError: the budget is too small, ``design`` is unknown, or D1 was forced where it is not valid or does not fit.
     """
+    if budget_bytes is not None and not isinstance(budget_bytes, int):
+        raise TypeError(f"budget_bytes: expected a whole number of bytes, found {budget_bytes!r}")
     if budget_bytes is not None and budget_bytes <= 0:
         raise ValueError(f"budget_bytes: expected a number above 0, found {budget_bytes}")
     if design not in (None, "D0", "D1"):
         raise ValueError(f"plan: expected 'D0' or 'D1', found {design!r}")
-    resident = plan_resident(problem, budget_bytes) if design != "D0" else None
+    wanted = design == "D1" or (design is None and not problem.float16)
+    resident = plan_resident(problem, budget_bytes) if wanted else None
     if resident is not None:
         return resident
     if design == "D1":
-        raise ValueError(
-            f"plan: 'D1' needs an objective that separates by pair (this one couples by {problem.coupling}), a gradient, "
-            f"sequence boundaries on the host, and a budget that holds the logits of the largest pair "
-            f"({max(problem.pair_rows, default=0)} rows x {problem.vocab} x {problem.itemsize} bytes)"
-        )
+        raise ValueError(f"plan: 'D1' cannot be used: {why_not_resident(problem)}")
     return plan_recompute(problem, budget_bytes)

@@ -18,6 +18,7 @@ from . import backends
 from ._checks import (
     check_cu_seqlens,
     is_traced,
+    may_synchronise,
     normalise_targets,
     require_floating,
     require_same,
@@ -88,6 +89,15 @@ def resolve_objective(given: str | Objective, options: dict[str, Any]) -> tuple[
     return chosen, rest
 
 
+def refuse_nan_reference(reference: Tensor) -> None:
+    """NaN in a precomputed reference is an error that names the sequence, where values may be looked at."""
+    if is_traced(reference) or not may_synchronise(reference.device):
+        return
+    bad = reference.isnan()
+    if bool(bad.any()):
+        raise ValueError(f"reference: the log-probability of sequence {int(bad.nonzero()[0])} is NaN")
+
+
 def check_reference_presence(chosen: Objective, given: bool) -> None:
     """The objective's trait against what the call gave."""
     if given and chosen.traits.reference == "none":
@@ -148,6 +158,7 @@ def preference_loss(
         require_floating("reference", require_tensor("reference", reference))
         require_shape("reference", reference, tuple(policy.shape))
         require_same("reference", reference, "policy", policy, dtype=False)
+        refuse_nan_reference(reference)
     if lengths is None:
         if chosen.traits.token_reduction == "mean":
             raise ValueError(f"{chosen.name}: takes token means and needs lengths, found None")
@@ -172,9 +183,10 @@ def _precomputed(reference: Tensor, rows: PackedTargets) -> Tensor:
             f"reference: expected sequence log-probs [{sequences}] or token log-probs [{total}], found {list(reference.shape)}"
         )
     reference = reference.detach().to(wide_dtype(reference.device))
-    if reference.shape[0] == sequences:
-        return reference
-    return segment_sum(reference.masked_fill(rows.ids < 0, 0.0), rows.cu_seqlens)
+    if reference.shape[0] == total:  # also where every sequence is one row: there the two are the same
+        reference = segment_sum(reference.masked_fill(rows.ids < 0, 0.0), rows.cu_seqlens)
+    refuse_nan_reference(reference)
+    return reference
 
 
 def linear_preference_loss(
@@ -263,6 +275,7 @@ def linear_preference_loss(
             gradients=operands.requires_grad,
             weight_gradient=operands.weight.requires_grad,
             online_reference=online is not None,
+            float16=operands.hidden.dtype == torch.float16,
         ),
         budget_bytes,
         plan,

@@ -191,8 +191,9 @@ class _Attach(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise NotImplementedError("fastpref has no second derivatives: differentiate with create_graph=False")
         (upstream,) = grad_outputs
         hidden, weight, bias, ids, lse, coef = ctx.saved_tensors
         made, ctx.made = ctx.made, None

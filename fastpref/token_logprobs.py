@@ -16,6 +16,7 @@ from torch import Tensor
 from . import backends
 from ._checks import (
     normalise_targets,
+    refuse_forward_mode,
     refuse_nan,
     require_floating,
     require_same,
@@ -117,7 +118,7 @@ def _logprobs_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
 def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
     logits, targets, lse = ctx.saved_tensors
     a, b = _coefficients(grad_logps, grad_lse)
-    if ctx.inplace:
+    if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
         transform = LogitTransform(ctx.logit_scale, ctx.softcap, ctx.temperature)
         chosen = backends.select(ctx.backend, logits.device, logits.dtype)
         grad = logits.detach()
@@ -158,7 +159,8 @@ def logprobs(
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         inplace_backward: let backward overwrite the logits with their gradient: no memory, and the fastest form. The logits must
-            not be used again; they must not be a leaf, nor an input of another operation's backward.
+            not be used again; they must not be a leaf or a view of one, nor an input of another operation's backward. Logits whose
+            last dimension is not contiguous get a buffer of their own all the same.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
 
     Returns:
@@ -182,8 +184,12 @@ def logprobs(
     require_shape("targets", targets, tuple(logits.shape[:-1]))
     require_same("targets", targets, "logits", logits, dtype=False)
     transform = make_transform(temperature, softcap, logit_scale)
-    if inplace_backward and logits.requires_grad and logits.is_leaf:
-        raise ValueError("inplace_backward: expected logits computed by the model, found a leaf that requires grad")
+    owner = logits if logits._base is None else logits._base
+    if inplace_backward and owner.requires_grad and owner.is_leaf:
+        raise ValueError(
+            "inplace_backward: expected logits computed by the model, found a leaf that requires grad, or a view of one"
+        )
+    refuse_forward_mode(logits)
     backends.select(backend, logits.device, logits.dtype)
     rows = logits.reshape(-1, logits.shape[-1])
     ids = normalise_targets(targets.reshape(-1), logits.shape[-1], ignore_index)
@@ -324,6 +330,7 @@ class LinearInput:
 def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, prefix: str = "") -> LinearInput:
     """Types, shapes ``[T, H]``, ``[V, H]``, ``[V]``, one device and one dtype (autocast's where autocast is on)."""
     names = [f"{prefix}{n}" for n in ("hidden", "weight", "bias")]
+    refuse_forward_mode(hidden, weight, bias)
     for name, tensor in zip(names, (hidden, weight, bias), strict=True):
         if tensor is not None:
             require_floating(name, require_tensor(name, tensor))

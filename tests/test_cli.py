@@ -48,6 +48,24 @@ def test_doctor_tells_versions_backends_and_reasons():
         assert len(lines["triton"].split("not active:")[1].strip()) > 10
 
 
+def test_doctor_tells_what_a_wrong_override_does():
+    done = run("doctor", FASTPREF_BACKEND="foo")
+    assert done.returncode == 0, done.stderr
+    assert "FASTPREF_BACKEND='foo': expected one of auto, eager" in done.stdout
+
+
+def test_documented_modules_are_reachable_from_the_package():
+    code = "import fastpref as f; print(f.packing.pack_padded, f.nn.LinearPreferenceLoss, f.planner.make_plan, f.objectives.DPO, f.train.train)"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+def test_a_closed_pipe_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m fastpref doctor | head -1", shell=True, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
 def test_openmp_does_not_spin_under_the_command_line():
     code = "import os, fastpref.cli as c; c.main(['--version']); print(os.environ['GOMP_SPINCOUNT'])"
     env = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}

@@ -20,6 +20,12 @@ def test_a_pair_that_fits_is_kept_resident():
     assert plan.flops == 6 * 1024 * 576 * 49152
 
 
+def test_float16_takes_d1_only_when_it_is_forced():
+    half = problem(itemsize=2, float16=True)
+    assert make_plan(half).design == "D0"
+    assert make_plan(half, design="D1").design == "D1"
+
+
 def test_a_larger_budget_keeps_more_pairs_together():
     assert make_plan(problem(), 512 << 20).groups == ((0, 4),)
 

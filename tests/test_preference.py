@@ -154,6 +154,33 @@ def test_upstream_gradient_second_backward_and_accumulation(plan):
 
 
 @pytest.mark.parametrize("plan", ["D0", "D1"])
+def test_second_derivatives_are_refused_instead_of_lost(plan):
+    p = oracle.make_problem(torch.float32, LENGTHS)
+    loss = fused(p, plan=plan).loss
+
+    def penalty():
+        (g,) = torch.autograd.grad(loss, p.hidden, create_graph=True)
+        (g**2).sum().backward()
+
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"second derivatives|autograd formula"):
+        penalty()
+
+
+def test_float16_keeps_what_a_loss_scaler_saves():
+    p = oracle.make_problem(torch.float16, [24] * 8, vocab=2000, hidden=32, ignored=0.0)
+    exact, plain = p.at(torch.float64), p.at(torch.float16)
+    # Margins of 60: the coefficients are tiny, and only a scaled loss brings the gradients into float16's range.
+    ref = fused(p).logps.detach() + torch.tensor([0.0] * 4 + [60.0 / BETA / 10] * 4)
+    scale = 65536.0
+    (fused(p, reference=ref).loss * scale).backward()
+    for q in (exact, plain):
+        policy = oracle.sequence_logps(oracle.token_logps(q.hidden, q.weight, q.bias, q.targets).double(), q.cu_seqlens)
+        (oracle.dpo_loss(policy, ref, BETA) * scale).backward()
+    for a, b, c in zip(p.grads(), exact.grads(), plain.grads(), strict=True):
+        oracle.assert_precise(a, b, c, oracle.GRADIENT_FACTOR)
+
+
+@pytest.mark.parametrize("plan", ["D0", "D1"])
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
 def test_only_the_needed_gradients_are_made(plan, frozen):
     p, q = (oracle.make_problem(torch.float32, LENGTHS) for _ in range(2))
@@ -179,6 +206,14 @@ def test_reference_forms_agree(plan):
     for other in (per_token, wrapped, per_sequence):
         torch.testing.assert_close(other.loss, online.loss, rtol=1e-6, atol=0)
         torch.testing.assert_close(other.ref_logps, online.ref_logps, rtol=1e-6, atol=0)
+
+
+def test_token_reference_of_single_row_sequences_ignores_ignored_rows():
+    p = oracle.make_problem(torch.float32, [1, 1, 1, 1], ignored=0.0)
+    p.targets[1] = -100
+    out = fused(p, reference=torch.tensor([-1.0, -7.0, -2.0, -3.0]))
+    assert out.ref_logps.tolist() == [-1.0, 0.0, -2.0, -3.0]
+    assert out.logps[1].item() == 0.0
 
 
 def test_token_reference_ignores_what_ignored_rows_hold():
@@ -246,6 +281,12 @@ def test_metrics_carry_trls_names_and_values():
     for name, value in wanted.items():
         assert not out.metrics[name].requires_grad
         torch.testing.assert_close(out.metrics[name], value.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_d1_without_gradients_says_why():
+    p = oracle.make_problem(torch.float32, LENGTHS)
+    with torch.no_grad(), pytest.raises(ValueError, match="'D1' cannot be used: nothing needs a gradient"):
+        fused(p, plan="D1")
 
 
 def test_evaluation_without_gradients_runs_the_statistics_only():
@@ -344,6 +385,9 @@ def _change(**new):
         (_change(reference=(torch.zeros(37, 24),)), ValueError, ["reference", "1 items"]),
         (_change(reference=(torch.zeros(36, 24), torch.zeros(301, 24))), ValueError, ["reference hidden", "36"]),
         (_change(reference=(torch.zeros(37, 8), torch.zeros(300, 8))), ValueError, ["reference weight", "300"]),
+        (_change(reference=torch.tensor([0.0, math.nan] * 3)), ValueError, ["reference", "sequence 1", "NaN"]),
+        (_change(beta="x"), TypeError, ["beta", "number", "'x'"]),
+        (_change(budget_bytes="64MiB"), TypeError, ["budget_bytes", "64MiB"]),
         (_change(budget_bytes=1000), ValueError, ["budget_bytes", "1000", "at least"]),
         (_change(budget_bytes=-1), ValueError, ["budget_bytes", "-1"]),
         (_change(plan="D9"), ValueError, ["plan", "D9"]),

@@ -77,6 +77,45 @@ def test_inplace_backward_refuses_a_leaf_and_a_second_use_is_caught():
         loss.backward()
 
 
+def test_inplace_backward_refuses_a_view_of_a_leaf():
+    leaf = torch.zeros(6, 11, requires_grad=True)
+    with pytest.raises(ValueError, match="view of one"):
+        fastpref.logprobs(leaf.view(2, 3, 11), torch.zeros(2, 3, dtype=torch.int64), inplace_backward=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["transposed", "strided", "expanded rows", "expanded columns"])
+def test_inplace_backward_of_logits_that_are_not_contiguous(layout, dtype):
+    torch.manual_seed(0)
+    make = {
+        "transposed": lambda leaf: (leaf[:8, :40] * 1).t(),
+        "strided": lambda leaf: (leaf * 1)[:, ::2],
+        "expanded rows": lambda leaf: (leaf[:1] * 1).expand(8, 50),
+        "expanded columns": lambda leaf: (leaf[:, :1] * 1).expand(8, 5000),
+    }[layout]
+    base = torch.randn(8, 50).to(dtype)
+    grads = []
+    for inplace in (False, True):
+        leaf = base.clone().requires_grad_()
+        logits = make(leaf)
+        targets = torch.arange(logits.shape[0]) % logits.shape[1]
+        fastpref.logprobs(logits, targets, inplace_backward=inplace).logps.sum().backward()
+        grads.append(leaf.grad)
+    assert torch.equal(*grads)
+
+
+def test_forward_mode_is_refused_instead_of_lost():
+    p = oracle.make_problem(torch.float32, [5])
+    logits, targets = rows(torch.float32)
+    calls = (
+        (lambda x: fastpref.linear_logprobs(x, p.weight, p.targets).logps.sum(), p.hidden.detach()),
+        (lambda x: fastpref.logprobs(x, targets).logps.sum(), logits),
+    )
+    for call, x in calls:
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            torch.func.jvp(call, (x,), (torch.ones_like(x),))
+
+
 def test_batched_shapes():
     logits, targets = rows(torch.float32, count=12)
     flat = fastpref.logprobs(logits, targets)

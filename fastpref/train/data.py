@@ -133,7 +133,7 @@ def _as_pair(record: Any, where: str) -> Pair:
 def _as_text(value: Any, column: str, where: str) -> Any:
     """A string or a list of well-formed messages."""
     if isinstance(value, str):
-        return value
+        return _encodable(value, column, where)
     if not isinstance(value, Sequence):
         raise UserError(f"{where}: {column}: expected a string or a list of messages, found {_kind(value)}")
     messages = []
@@ -143,9 +143,19 @@ def _as_text(value: Any, column: str, where: str) -> Any:
         for key in ("role", "content"):
             if not isinstance(message.get(key), str):
                 raise UserError(f"{where}: {column}[{i}]: expected a string {key!r}, found {_kind(message.get(key))}")
+            _encodable(message[key], f"{column}[{i}]", where)
         # A parquet struct has every key in every message: those without a value are not the message's.
         messages.append({k: v for k, v in message.items() if v is not None})
     return messages
+
+
+def _encodable(text: str, column: str, where: str) -> str:
+    """JSON can spell half of a surrogate pair, which is no character and which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: {column}: not a valid string: {error.reason} at character {error.start}") from None
+    return text
 
 
 def _as_messages(value: str | list[Message], column: str) -> list[Message]:

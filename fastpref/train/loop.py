@@ -125,7 +125,8 @@ class Loop:
         config = self.config
         self.policy.train()
         self.stop.check()
-        if self.step == 0:
+        evaluated = any("eval_loss" in record and record["step"] == self.step for record in log.records)
+        if self._evaluation_due() and not evaluated:  # at the start, or interrupted in the middle of it
             self._evaluate(log)
         while self.step < self.total:
             record = self._take_step()
@@ -134,7 +135,7 @@ class Loop:
             last = self.step == self.total
             if last or self.step % config.log_every == 0:
                 self._write(log, record)
-            if last or (config.eval_every and self.step % config.eval_every == 0):
+            if self._evaluation_due():
                 self._evaluate(log)
             if last or self.step % config.save_every == 0:
                 self._save(log)
@@ -198,6 +199,10 @@ class Loop:
             f"step {self.step + 1}: {what}. Pairs: {shown}. The weights were not changed by this step. {last} "
             "A lower lr, a longer warmup or dtype=float32 often helps."
         )
+
+    def _evaluation_due(self) -> bool:
+        every = self.config.eval_every
+        return self.step in (0, self.total) or (every is not None and self.step % every == 0)
 
     def _evaluate(self, log: RunLog) -> None:
         if self.held_out is None:

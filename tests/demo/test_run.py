@@ -89,6 +89,12 @@ def test_trains_compares_and_leaves_everything(inputs: Inputs, tmp_path: Path, c
     assert (output / "result.json").stat().st_mtime_ns == before
 
 
+def test_an_output_that_is_a_file_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="taken: expected a directory, found a file"):
+        run(DemoConfig(output=str(tmp_path / "taken")))
+
+
 def test_a_foreign_result_is_not_overwritten(inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("[]")
     with pytest.raises(UserError, match=r"result.json: is not a result of the demo"):

@@ -52,6 +52,10 @@ def test_parquet_gives_the_same_pairs_as_jsonl(tmp_path):
     [
         ("{bad", "line 2: not valid JSON: .* at column 2"),
         ("[1]", "line 2: expected an object with prompt, chosen and rejected, found a list"),
+        (
+            {"prompt": "p", "chosen": "half \ud800", "rejected": "b"},
+            r"line 2: chosen: not a valid string: surrogates not allowed at character 5",
+        ),
         ({"prompt": "p", "chosen": "a"}, r"line 2: column 'rejected' is missing \(columns: prompt, chosen\)"),
         ({**GOOD, "chosen": 3}, "line 2: chosen: expected a string or a list of messages, found a number"),
         ({**GOOD, "prompt": None}, "line 2: prompt: expected a string or a list of messages, found nothing"),

@@ -2,6 +2,8 @@ import copy
 import dataclasses
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,24 @@ def test_learns_and_reports(config, pairs_file):
     assert {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "lr", "grad_norm"} <= set(
         steps[0]
     )
+
+
+@pytest.mark.parametrize("stop_after", [3, 6])
+def test_an_evaluation_that_was_interrupted_is_made_up_for(config, pairs_file, tmp_path, stop_after):
+    config = dataclasses.replace(config, eval_data=str(pairs_file), eval_every=3)
+    whole = train(dataclasses.replace(config, output=str(tmp_path / "whole")))
+
+    def interrupt(record, policy):
+        if record["step"] == stop_after and "loss" in record:
+            os.kill(os.getpid(), signal.SIGTERM)  # noticed within the evaluation that follows
+
+    stopped = train(config, callbacks=[interrupt])
+    assert stopped.interrupted == signal.SIGTERM
+    assert stopped.history[-1]["step"] == stop_after
+    assert "loss" in stopped.history[-1]
+    resumed = train(config)
+    timeless = [[{k: v for k, v in r.items() if "seconds" not in k} for r in run.history] for run in (resumed, whole)]
+    assert timeless[0] == timeless[1]
 
 
 def test_checkpoint_is_a_model_that_transformers_loads(config, tokenizer):
@@ -151,15 +171,15 @@ def test_nan_weights_stop_the_run_and_leave_the_last_checkpoint(config, pairs_fi
     assert [r["loss"] for r in train(config).history] == [r["loss"] for r in whole.history]
 
 
-def test_a_nan_loss_names_the_pair_that_has_it(config, pairs_file, monkeypatch):
+def test_a_loss_that_is_not_finite_names_the_pair_that_has_it(config, pairs_file, monkeypatch):
     honest = PrecomputedReference._sequence
 
     def broken(self, k):
-        return honest(self, k) * (float("nan") if k == 2 * 6 else 1.0)  # the chosen completion of pair 6
+        return honest(self, k) * (-math.inf if k == 2 * 6 else 1.0)  # the chosen completion of pair 6
 
     monkeypatch.setattr(PrecomputedReference, "_sequence", broken)
     with pytest.raises(
-        UserError, match=rf"the loss is nan\. Pairs: {pairs_file}, line 7\. The weights were not changed"
+        UserError, match=rf"the loss is inf\. Pairs: {pairs_file}, line 7\. The weights were not changed"
     ):
         train(config)
 
