@@ -128,11 +128,14 @@ def test_batched_shapes():
     assert torch.equal(fastpref.logprobs(transposed, targets).logps, flat.logps)
 
 
-def test_a_log_probability_near_0_keeps_its_digits():
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_a_log_probability_near_0_keeps_its_digits(backend):
     logits = torch.zeros(1, 8)
-    logits[0, 3] = 30.0
-    found = fastpref.logprobs(logits, torch.tensor([3])).logps.item()
-    assert found == pytest.approx(-7 * math.exp(-30.0), rel=1e-2) or found == 0.0
+    logits[0, 3] = 13.0
+    out = fastpref.logprobs(logits, torch.tensor([3]), backend=backend)
+    exact = -math.log1p(7 * math.exp(-13.0))
+    assert out.logps.item() == pytest.approx(exact, rel=1e-2)
+    assert (13.0 - out.lse).item() != pytest.approx(exact, rel=1e-2)  # what the plain difference would have lost
 
 
 @pytest.mark.parametrize("options", OPTIONS)
