@@ -1,4 +1,4 @@
-"""The command line: ``fastpref demo | train | doctor``.
+"""The command line: ``fastpref demo | train | lab | doctor``.
 
 Commands are imported when they are run, after the OpenMP setting below: a core install has ``doctor`` without the ``train`` extra.
 """
@@ -12,6 +12,7 @@ import sys
 COMMANDS = {
     "demo": ("fastpref.demo", "train a real model on real human preferences and show what changed"),
     "train": ("fastpref.train", "train your own model on your own pairs"),
+    "lab": ("fastpref.lab", "small exact experiments: what each algorithm converges to, and how fast"),
     "doctor": ("fastpref.doctor", "versions, active backends, and why the others are not"),
 }
 """Command -> the module whose ``main(argv) -> exit status`` runs it, and its line in the help."""
