@@ -14,12 +14,15 @@ _PUBLIC = {
     "preference_loss": "preference",
     "linear_preference_loss": "preference",
     "PreferenceOutput": "preference",
+    "linear_token_kl": "token_kl",
+    "token_kl": "token_kl",
+    "TokenKL": "token_kl",
     "objective": "objectives",
     "UserError": "errors",
 }
 """Public name -> module that defines it. Lazy, so that the command line can set OpenMP's environment before torch is imported."""
 
-_SUBMODULES = ("nn", "objectives", "packing", "planner", "train")
+_SUBMODULES = ("advantages", "lab", "nn", "objectives", "packing", "planner", "train")
 """Modules that are part of the documented surface, imported when they are first named."""
 
 __all__ = ["__version__", *_PUBLIC]
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from .preference import PreferenceOutput as PreferenceOutput
     from .preference import linear_preference_loss as linear_preference_loss
     from .preference import preference_loss as preference_loss
+    from .token_kl import TokenKL as TokenKL
+    from .token_kl import linear_token_kl as linear_token_kl
+    from .token_kl import token_kl as token_kl
     from .token_logprobs import TokenLogProbs as TokenLogProbs
     from .token_logprobs import linear_logprobs as linear_logprobs
     from .token_logprobs import logprobs as logprobs

@@ -6,18 +6,28 @@ GEMMs: ``dW[chunk]`` over all of T, written once, and ``dX``, accumulated in flo
 that both designs, and the policy and the reference, run the very same GEMMs on the same shapes: where policy and reference hold the
 same numbers their log-probs are the same bits.
 
-Nothing here knows a loss: the gradient takes two coefficients per row (see ``Backend.row_grad``).
+A divergence between two heads runs the same loops: both heads' chunks of the same columns, side by side.
+
+Nothing here knows a loss: a gradient takes two or three coefficients per row (see ``Backend.row_grad`` and ``row_kl_grad``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .backends.base import Backend, LogitTransform, RowState, accumulation_dtype
+from .backends.base import (
+    Backend,
+    Direction,
+    KlState,
+    LogitTransform,
+    RowState,
+    RowStatistics,
+    accumulation_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -81,20 +91,14 @@ def shaped(buffer: Tensor, rows: int, columns: int, offset: int = 0) -> Tensor:
     return buffer[offset : offset + rows * columns].view(rows, columns)
 
 
-def statistics(
-    head: Head, hidden: Tensor, targets: Tensor, tiling: Tiling, resident: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """``(logps, lse)`` of every row, both ``[T]``; 0 on ignored rows.
+def sweep(
+    head: Head, hidden: Tensor, tiling: Tiling, resident: Tensor | None = None
+) -> Iterator[tuple[int, slice, Tensor]]:
+    """``(first column, rows, logits [rows, columns])`` of every vocabulary chunk and row block, in the order of the gradients' loop.
 
-    Args:
-        head: the head.
-        hidden: ``[T, H]``, contiguous.
-        targets: ``[T]`` normalised.
-        tiling: chunk sizes; with ``resident``, ``row_block >= T``.
-        resident: a flat buffer of ``T * V`` elements that keeps the logits, chunk by chunk; ``None`` to keep nothing.
+    Without ``resident``, a flat buffer of ``T * V`` elements that keeps every chunk, the logits are valid until the next step.
     """
     rows = hidden.shape[0]
-    state = RowState.start(rows, hidden.device, accumulation_dtype(hidden.dtype))
     buffer = (
         scratch(hidden, min(rows, tiling.row_block) * min(head.vocab, tiling.vocab_chunk))
         if resident is None
@@ -104,10 +108,67 @@ def statistics(
         for block in tiling.blocks(rows):
             x = hidden[block]
             offset = 0 if resident is None else rows * first
-            logits = chunk_logits(head, x, (first, last), shaped(buffer, x.shape[0], last - first, offset))
-            view = RowState(state.m[block], state.s[block], state.zt[block])
-            head.backend.row_stats(logits, targets[block], view, col0=first, transform=head.transform)
-    return state.finish(targets)
+            yield first, block, chunk_logits(head, x, (first, last), shaped(buffer, x.shape[0], last - first, offset))
+
+
+def statistics(
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    tiling: Tiling,
+    resident: Tensor | None = None,
+    stats: Sequence[str] = (),
+) -> RowStatistics:
+    """The statistics of every row, each ``[T]``; 0 on ignored rows.
+
+    Args:
+        head: the head.
+        hidden: ``[T, H]``, contiguous.
+        targets: ``[T]`` normalised.
+        tiling: chunk sizes; with ``resident``, ``row_block >= T``.
+        resident: a flat buffer of ``T * V`` elements that keeps the logits, chunk by chunk; ``None`` to keep nothing.
+        stats: what is wanted beside ``logps`` and ``lse``, some of ``STATISTICS``; it comes from the same sweep.
+    """
+    rows = hidden.shape[0]
+    state = RowState.start(rows, hidden.device, accumulation_dtype(hidden.dtype), stats)
+    for first, block, logits in sweep(head, hidden, tiling, resident):
+        head.backend.row_stats(logits, targets[block], state.rows(block), col0=first, transform=head.transform)
+    return state.statistics(targets, head.vocab)
+
+
+def divergence(
+    head: Head,
+    hidden: Tensor,
+    ref_head: Head,
+    ref_hidden: Tensor,
+    targets: Tensor,
+    tiling: Tiling,
+    direction: Direction,
+) -> KlState:
+    """The finished state of policy and reference, both heads' chunks of the same columns side by side.
+
+    Args:
+        head: the policy's head, whose transform and backend are used for both.
+        hidden: ``[T, H]``, contiguous.
+        ref_head: the reference's head, of the same V.
+        ref_hidden: ``[T, H']``, contiguous.
+        targets: ``[T]`` normalised.
+        tiling: chunk sizes.
+        direction: of the divergence.
+    """
+    state = KlState.start(hidden.shape[0], hidden.device, accumulation_dtype(hidden.dtype))
+    both = zip(sweep(head, hidden, tiling), sweep(ref_head, ref_hidden, tiling), strict=True)
+    for (first, block, logits), (_, _, ref_logits) in both:
+        head.backend.row_kl_stats(
+            logits,
+            ref_logits,
+            targets[block],
+            state.rows(block),
+            col0=first,
+            transform=head.transform,
+            direction=direction,
+        )
+    return state
 
 
 @dataclass
@@ -170,14 +231,90 @@ def gradients(
         into: the sums of dW and db.
         resident: the logits that :func:`statistics` kept; overwritten with their gradients.
     """
+    coefs, scale = scaled_coefficients(hidden, onehot_coef, softmax_coef)
+
+    def differentiate(logits: Tensor, columns: tuple[int, int], block: slice) -> None:
+        a, b = (coef[block] for coef in coefs)
+        head.backend.row_grad(
+            logits, targets[block], lse[block], a, b, logits, col0=columns[0], transform=head.transform
+        )
+
+    return backpropagate(head, hidden, differentiate, tiling, needs, into, scale, resident)
+
+
+def divergence_gradients(
+    head: Head,
+    hidden: Tensor,
+    ref_head: Head,
+    ref_hidden: Tensor,
+    targets: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor],
+    coefs: tuple[Tensor, Tensor, Tensor],
+    tiling: Tiling,
+    direction: Direction,
+    needs: Needs,
+    into: WeightGradient,
+) -> Tensor | None:
+    """:func:`gradients` of the policy where the loss also depends on its divergence; both heads' logits are made again by chunks.
+
+    Args:
+        head: the policy's head, whose transform and backend are used for both.
+        hidden: ``[T, H]``, contiguous.
+        ref_head: the reference's head, of the same V.
+        ref_hidden: ``[T, H']``, contiguous.
+        targets: ``[T]`` normalised.
+        saved: ``lse``, ``ref_lse`` and ``kl`` from :func:`divergence`, each ``[T]``.
+        coefs: ``onehot_coef``, ``softmax_coef`` and ``kl_coef``, each ``[T]``, see ``Backend.row_kl_grad``.
+        tiling: chunk sizes.
+        direction: of the divergence.
+        needs: which gradients are wanted.
+        into: the sums of dW and db.
+    """
+    scaled, scale = scaled_coefficients(hidden, *coefs)
+    rows = min(hidden.shape[0], tiling.row_block)
+    buffer = scratch(ref_hidden, rows * min(head.vocab, tiling.vocab_chunk))
+
+    def differentiate(logits: Tensor, columns: tuple[int, int], block: slice) -> None:
+        ref_logits = chunk_logits(ref_head, ref_hidden[block], columns, shaped(buffer, *logits.shape))
+        lse, ref_lse, kl, a, b, c = (value[block] for value in (*saved, *scaled))
+        head.backend.row_kl_grad(
+            logits,
+            ref_logits,
+            targets[block],
+            lse,
+            ref_lse,
+            kl,
+            a,
+            b,
+            c,
+            logits,
+            col0=columns[0],
+            transform=head.transform,
+            direction=direction,
+        )
+
+    return backpropagate(head, hidden, differentiate, tiling, needs, into, scale)
+
+
+def backpropagate(
+    head: Head,
+    hidden: Tensor,
+    differentiate: Callable[[Tensor, tuple[int, int], slice], None],
+    tiling: Tiling,
+    needs: Needs,
+    into: WeightGradient,
+    scale: Tensor | None,
+    resident: Tensor | None = None,
+) -> Tensor | None:
+    """dX ``[T, H]`` (``None`` if not needed) from the gradients of the logits; dW and db are added to ``into``.
+
+    ``differentiate(logits, columns, block)`` overwrites one chunk of logits with its gradient, divided by ``scale`` where that is given.
+    """
     rows = hidden.shape[0]
     if rows == 0:
         return torch.zeros_like(hidden) if needs.hidden else None
-    accumulate = lse.dtype
+    accumulate = accumulation_dtype(hidden.dtype)
     same_dtype = hidden.dtype == accumulate
-    scale = fp16_scale(onehot_coef, softmax_coef) if hidden.dtype == torch.float16 else None
-    if scale is not None:
-        onehot_coef, softmax_coef = onehot_coef / scale, softmax_coef / scale
     dx = torch.zeros(hidden.shape, dtype=accumulate, device=hidden.device) if needs.hidden else None
     part = torch.empty_like(hidden[: min(rows, tiling.row_block)]) if needs.hidden and not same_dtype else None
     split = rows > tiling.row_block
@@ -191,13 +328,11 @@ def gradients(
     for first, last in tiling.columns(head.vocab):
         dw = None if into.weight is None else into.weight[first:last]
         for block in tiling.blocks(rows):
-            x, t = hidden[block], targets[block]
+            x = hidden[block]
             d = shaped(buffer, x.shape[0], last - first, 0 if resident is None else rows * first)
             if resident is None:
                 chunk_logits(head, x, (first, last), d)
-            head.backend.row_grad(
-                d, t, lse[block], onehot_coef[block], softmax_coef[block], d, col0=first, transform=head.transform
-            )
+            differentiate(d, (first, last), block)
             if dx is not None:
                 if part is None:
                     dx[block].addmm_(d, head.weight[first:last])
@@ -240,8 +375,14 @@ def add_product(out: Tensor, d: Tensor, x: Tensor, *, fresh: bool, scale: Tensor
         out.copy_(product) if fresh else out.add_(product)
 
 
-def fp16_scale(onehot_coef: Tensor, softmax_coef: Tensor) -> Tensor:
-    """A power of two near the largest coefficient: float16 probabilities times a small coefficient would underflow, so the
-    gradient GEMMs run on coefficients of about 1 and their results are multiplied by this, exactly."""
-    largest = torch.maximum(onehot_coef.abs().amax(), softmax_coef.abs().amax())
-    return torch.exp2(torch.floor(torch.log2(largest.clamp_min(torch.finfo(largest.dtype).tiny))))
+def scaled_coefficients(hidden: Tensor, *coefs: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The coefficients, and ``None``; for float16 operands divided by a power of two near the largest, and that power.
+
+    float16 probabilities times a small coefficient would underflow, so the gradient GEMMs run on coefficients of about 1 and their results
+    are multiplied by the power, exactly.
+    """
+    if hidden.dtype != torch.float16 or hidden.shape[0] == 0:
+        return coefs, None
+    largest = torch.stack([coef.abs().amax() for coef in coefs]).amax()
+    scale = torch.exp2(torch.floor(torch.log2(largest.clamp_min(torch.finfo(largest.dtype).tiny))))
+    return tuple(coef / scale for coef in coefs), scale

@@ -6,8 +6,8 @@ same numbers):
 ``D0``
     log-sum-exp first, logits recomputed by vocabulary chunks in backward: 8THV FLOPs, valid for every objective.
 ``D1``
-    the logits of one group (whole pairs) stay resident until the group's coefficients are known, then its gradients are formed
-    from them: 6THV FLOPs, valid where the objective separates by pair and the loss is a scalar.
+    the logits of one group stay resident until the group's coefficients are known, then its gradients are formed from them: 6THV
+    FLOPs, valid where the objective separates by units (a pair, a sequence, the responses to one prompt) and the loss is a scalar.
 
 The budget covers everything that a call allocates besides its inputs, its outputs and the gradients.
 """
@@ -41,11 +41,12 @@ class HeadProblem:
         vocab: V.
         hidden: H.
         itemsize: bytes of an operand element (2, 4 or 8).
-        pair_rows: rows of each pair, where they are known without a device synchronisation; else empty.
+        unit_rows: rows of each unit that the objective couples, where they are known without a device synchronisation; else empty.
         coupling: the objective's declared coupling.
         gradients: whether anything needs a gradient.
         weight_gradient: whether the head does.
         online_reference: whether a reference head runs in the same pass.
+        divergence: the objective needs a KL between policy and reference over the vocabulary: both are run, and made again in backward.
         float16: float16 operands. D1 rounds gradients before a loss scaler's factor reaches them, so it is taken only when it is forced.
     """
 
@@ -53,11 +54,12 @@ class HeadProblem:
     vocab: int
     hidden: int
     itemsize: int
-    pair_rows: Sequence[int] = ()
+    unit_rows: Sequence[int] = ()
     coupling: Coupling = "batch"
     gradients: bool = True
     weight_gradient: bool = True
     online_reference: bool = False
+    divergence: bool = False
     float16: bool = False
 
 
@@ -69,7 +71,7 @@ class Plan:
     vocab_chunk: int
     row_block: int
     groups: tuple[tuple[int, int], ...]
-    """D1: ranges of pairs kept resident together. D0: empty."""
+    """D1: ranges of units kept resident together. D0: empty."""
     float32_weight_gradient: bool
     """D1 with a 16-bit head: dW is summed over groups in a float32 buffer."""
     flops: int
@@ -107,7 +109,7 @@ def row_overhead_bytes(problem: HeadProblem) -> int:
 
 def chunk_bytes(problem: HeadProblem, rows: int, vocab_chunk: int, row_block: int) -> int:
     """Scratch of one vocabulary chunk: its logits, and in 16 bit a float32 dW chunk where rows come in several blocks."""
-    logits = row_block * vocab_chunk * problem.itemsize
+    logits = row_block * vocab_chunk * problem.itemsize * (2 if problem.divergence else 1)
     split = problem.gradients and problem.weight_gradient and problem.itemsize == 2 and row_block < rows
     return logits + (vocab_chunk * problem.hidden * 4 if split else 0)
 
@@ -134,6 +136,8 @@ def plan_recompute(problem: HeadProblem, budget_bytes: int | None) -> Plan:
     flops = (8 if problem.gradients else 2) + (2 if problem.online_reference else 0)
     if problem.gradients and not problem.weight_gradient:
         flops -= 2
+    if problem.gradients and problem.divergence:
+        flops += 2
     return Plan(
         "D0",
         vocab_chunk,
@@ -145,24 +149,24 @@ def plan_recompute(problem: HeadProblem, budget_bytes: int | None) -> Plan:
     )
 
 
-def group_pairs(pair_rows: Sequence[int], most_rows: int) -> list[tuple[int, int]] | None:
-    """Consecutive pairs in groups of at most ``most_rows`` rows; ``None`` where one pair alone is larger."""
+def group_units(unit_rows: Sequence[int], most_rows: int) -> list[tuple[int, int]] | None:
+    """Consecutive units in groups of at most ``most_rows`` rows; ``None`` where one unit alone is larger."""
     groups: list[tuple[int, int]] = []
     start, held = 0, 0
-    for i, rows in enumerate(pair_rows):
+    for i, rows in enumerate(unit_rows):
         if rows > most_rows:
             return None
         if held + rows > most_rows:
             groups.append((start, i))
             start, held = i, 0
         held += rows
-    groups.append((start, len(pair_rows)))
+    groups.append((start, len(unit_rows)))
     return groups
 
 
 def plan_resident(problem: HeadProblem, budget_bytes: int | None) -> Plan | None:
     """D1 within the budget, or ``None`` where it is not valid or does not fit."""
-    if not problem.gradients or problem.coupling not in ("sequence", "pair") or not problem.pair_rows:
+    if not problem.gradients or problem.divergence or problem.coupling == "batch" or not problem.unit_rows:
         return None
     limit = DEFAULT_BUDGET_BYTES if budget_bytes is None else budget_bytes
     per_row = problem.vocab * problem.itemsize + row_overhead_bytes(problem) + problem.hidden * problem.itemsize * 2
@@ -171,10 +175,10 @@ def plan_resident(problem: HeadProblem, budget_bytes: int | None) -> Plan | None
     sums_in_16_bit = problem.weight_gradient and problem.itemsize == 2
     for buffered in (False, True) if sums_in_16_bit else (False,):
         room = limit - (accumulator if buffered else 0)
-        groups = group_pairs(problem.pair_rows, room // per_row)
+        groups = group_units(problem.unit_rows, room // per_row)
         if groups is None or (sums_in_16_bit and not buffered and len(groups) > MAX_UNBUFFERED_GROUPS):
             continue
-        held = max(sum(problem.pair_rows[a:b]) for a, b in groups)
+        held = max(sum(problem.unit_rows[a:b]) for a, b in groups)
         flops = (6 if problem.weight_gradient else 4) + (2 if problem.online_reference else 0)
         return Plan(
             "D1",
@@ -192,12 +196,14 @@ def why_not_resident(problem: HeadProblem) -> str:
     """The reason why :func:`plan_resident` gave ``None``."""
     if not problem.gradients:
         return "nothing needs a gradient"
-    if problem.coupling not in ("sequence", "pair"):
-        return f"the objective couples by {problem.coupling}, not by pair"
-    if not problem.pair_rows:
+    if problem.coupling == "batch":
+        return "the objective couples all sequences of the batch"
+    if problem.divergence:
+        return "the objective needs a KL over the vocabulary, which keeps no logits"
+    if not problem.unit_rows:
         return "the sequence boundaries are not known on the host"
-    logits = max(problem.pair_rows) * problem.vocab * problem.itemsize
-    return f"budget_bytes does not hold the logits of the largest pair ({logits} bytes) and the rest of its scratch"
+    logits = max(problem.unit_rows) * problem.vocab * problem.itemsize
+    return f"budget_bytes does not hold the logits of the largest unit ({logits} bytes) and the rest of its scratch"
 
 
 def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str | None = None) -> Plan:

@@ -1,14 +1,14 @@
-"""All three stages: a preference loss from sequence log-probs, or from hidden states in one pass where the plan allows.
+"""All three stages: a preference loss from log-probs, or from hidden states in one pass where the plan allows.
 
 :func:`linear_preference_loss` runs plan D0 (token log-probs, objective, recomputing backward) for any objective, and plan D1 (one
 group's logits resident until its coefficients are known, gradients formed in the forward call) where the objective separates by
-pair. The loss value comes from the same K numbers through the same code in both.
+unit: pair, sequence or prompt. The loss value comes from the same numbers through the same code in both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,25 +18,38 @@ from . import backends
 from ._checks import (
     check_cu_seqlens,
     is_traced,
-    may_synchronise,
     normalise_targets,
     require_floating,
     require_same,
     require_shape,
     require_tensor,
 )
-from .backends.base import IGNORED
-from .errors import nearest
+from .arguments import (
+    ObjectiveLike,
+    check_reference_form,
+    check_reference_presence,
+    checked_data,
+    checked_state,
+    named_data,
+    refuse_nan_reference,
+    resolve_objective,
+)
+from .backends.base import IGNORED, Direction
+from .call import Call
 from .linear_head import Head, Tiling
-from .objectives import hyper_parameters, lookup, objective
-from .objectives.base import Objective, SequenceBatch
-from .packing import segment_sum, wide_dtype
+from .objectives.base import Objective
+from .objectives.batch import SequenceBatch
+from .packing import wide_dtype
 from .planner import HeadProblem, Plan, make_plan
-from .resident import PackedTargets, attach_gradients, run_resident
-from .token_logprobs import LinearInput, TokenLogProbs, check_linear, make_transform, run_recompute
+from .resident import attach_gradients, run_resident
+from .token_kl import TokenKL, check_reference, run_recompute_kl
+from .token_logprobs import TokenLogProbs, check_linear, make_transform, run_recompute
 
 Reference = Tensor | TokenLogProbs | Sequence[Tensor | None] | None
 """``None``; sequence ``[K]`` or token ``[T]`` log-probs; or the reference's ``(hidden, weight[, bias])``."""
+
+KL_DIRECTIONS: dict[str, Direction] = {"forward_kl": "forward", "reverse_kl": "reverse"}
+"""What an objective's ``traits.vocabulary`` calls a divergence -> its direction."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +59,11 @@ class PreferenceOutput:
     Attributes:
         loss: scalar, float32 (float64 for float64 input), the mean over items; the one differentiable field of
             :func:`linear_preference_loss`.
-        losses: ``[N]`` one loss per item (a pair), float64; differentiable only from :func:`preference_loss`.
+        losses: ``[items]`` one loss per item (a pair, a sequence, a prompt), float64; differentiable only from :func:`preference_loss`.
         metrics: detached scalars under TRL's names (``rewards/margins``, ``rewards/accuracies``, ``logps/chosen``, ...).
         logps: ``[K]`` detached sequence log-probs of the policy, float64.
         ref_logps: ``[K]`` detached, of the reference, or ``None``.
+        state: the objective's state after this call, to be given to the next as ``state=``; empty for most.
         plan: how the head was run; ``None`` from :func:`preference_loss`.
     """
 
@@ -58,57 +72,15 @@ class PreferenceOutput:
     metrics: dict[str, Tensor]
     logps: Tensor
     ref_logps: Tensor | None
+    state: dict[str, Tensor]
     plan: Plan | None = None
 
 
-def resolve_objective(given: str | Objective, options: dict[str, Any]) -> tuple[Objective, dict[str, Tensor]]:
-    """The objective, and the data that it asked for, out of a call's keyword arguments."""
-    if isinstance(given, str):
-        known = hyper_parameters(lookup(given))
-        chosen = objective(given, **{k: v for k, v in options.items() if k in known})
-        rest = {k: v for k, v in options.items() if k not in known}
-    elif isinstance(given, Objective):
-        known, chosen, rest = [], given, dict(options)
-        for key in options:
-            if key in hyper_parameters(type(given)):
-                raise TypeError(
-                    f"{key}: is a hyper-parameter that {given!r} already has; give it to fastpref.objective(...) instead"
-                )
-    else:
-        raise TypeError(f"objective: expected a name or an Objective, found {type(given).__name__}")
-    wanted = chosen.traits.data
-    for key in rest:
-        if key not in wanted:
-            names = [*known, *wanted]
-            raise TypeError(
-                f"{chosen.name}: unknown argument {key!r}{nearest(key, names)} (takes: {', '.join(names) or 'nothing more'})"
-            )
-    for key in wanted:
-        if key not in rest:
-            raise TypeError(f"{chosen.name}: missing argument {key!r}")
-    return chosen, rest
-
-
-def refuse_nan_reference(reference: Tensor) -> None:
-    """NaN in a precomputed reference is an error that names the sequence, where values may be looked at."""
-    if is_traced(reference) or not may_synchronise(reference.device):
-        return
-    bad = reference.isnan()
-    if bool(bad.any()):
-        raise ValueError(f"reference: the log-probability of sequence {int(bad.nonzero()[0])} is NaN")
-
-
-def check_reference_presence(chosen: Objective, given: bool) -> None:
-    """The objective's trait against what the call gave."""
-    if given and chosen.traits.reference == "none":
-        raise ValueError(f"{chosen.name}: takes no reference, found one")
-    if not given and chosen.traits.reference == "required":
-        raise ValueError(f"{chosen.name}: needs a reference, found None")
-
-
 def evaluate(chosen: Objective, batch: SequenceBatch, dtype: torch.dtype, plan: Plan | None = None) -> PreferenceOutput:
-    """Stage 2 on K numbers; ``loss`` in ``dtype``."""
-    chosen.check(batch)
+    """Stage 2 on the batch of a whole call, whose ``state`` is the one before it; ``loss`` in ``dtype``."""
+    with torch.no_grad():
+        state = chosen.next_state(batch)
+    batch = replace(batch, state=state)
     losses = chosen.losses(batch)
     return PreferenceOutput(
         loss=losses.mean().to(dtype),
@@ -116,25 +88,36 @@ def evaluate(chosen: Objective, batch: SequenceBatch, dtype: torch.dtype, plan: 
         metrics=chosen.metrics(batch),
         logps=batch.policy.detach(),
         ref_logps=None if batch.reference is None else batch.reference.detach(),
+        state=state,
         plan=plan,
     )
 
 
 def preference_loss(
-    objective: str | Objective,
-    policy: Tensor,
-    reference: Tensor | None = None,
+    objective: ObjectiveLike,
+    policy: Tensor | TokenLogProbs | TokenKL,
+    reference: Tensor | TokenLogProbs | None = None,
     *,
     lengths: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    mask: Tensor | None = None,
+    token_weights: Tensor | None = None,
+    state: Mapping[str, Tensor] | None = None,
     **data: Any,
 ) -> PreferenceOutput:
-    """A preference loss from sequence log-probabilities.
+    """A preference loss from log-probabilities, per sequence or per token.
 
     Args:
-        objective: a name (hyper-parameters then go into ``data``, for example ``beta=0.1``) or an ``Objective``.
-        policy: ``[K]`` token sums of log-probs; pairwise objectives take N chosen, then the N rejected of the same pairs.
-        reference: ``[K]`` the same under the reference, or ``None`` where the objective allows it. No gradient flows to it.
-        lengths: ``[K]`` completion tokens; needed by objectives that take token means.
+        objective: a name (hyper-parameters then go into ``data``, for example ``beta=0.1``), a list of names (a mixture, with
+            ``loss_weights``), an ``Objective``, or a function ``(policy, reference, **data) -> losses`` of sequence log-probs.
+        policy: ``[K]`` token sums of log-probs; pairwise objectives take N chosen, then the N rejected of the same pairs. With
+            ``cu_seqlens`` ``[T]`` token log-probs, or what :func:`fastpref.linear_logprobs` or :func:`fastpref.linear_token_kl` returned.
+        reference: ``[K]`` or ``[T]`` the same under the reference, or ``None`` where the objective allows it. No gradient flows to it.
+        lengths: ``[K]`` completion tokens, where ``policy`` is ``[K]``; needed by objectives that take token means.
+        cu_seqlens: ``[K+1]`` int32 from 0 to T.
+        mask: ``[T]`` bool, ``False`` on rows that count for nothing, whatever they hold; ``None``: all count.
+        token_weights: ``[T]`` weights in the sequence sums of policy and reference.
+        state: what the last call returned as ``state``, for objectives that carry one; ``None`` to begin.
         **data: hyper-parameters (with a name) and the tensors that the objective declares.
 
     Returns:
@@ -150,47 +133,143 @@ def preference_loss(
         >>> fastpref.preference_loss("sigmoid", logps, logps.detach(), beta=0.1).loss.item()  # policy = reference: ln 2
         0.6931471824645996
     """
-    chosen, tensors = resolve_objective(objective, data)
+    chosen, rest = resolve_objective(objective, data)
+    given = named_data(chosen, rest)
+    kl, sum_sq = None, None
+    if isinstance(policy, TokenKL):
+        kl, reference, policy = policy.kl, policy.ref_logps if reference is None else reference, policy.logps
+    elif isinstance(policy, TokenLogProbs):
+        sum_sq, policy = policy.log_sum_sq_probs, policy.logps
+    if isinstance(reference, TokenLogProbs):
+        reference = reference.logps
     require_floating("policy", require_tensor("policy", policy))
-    require_shape("policy", policy, ("K",))
+    require_shape("policy", policy, ("K",) if cu_seqlens is None else ("T",))
     check_reference_presence(chosen, reference is not None)
     if reference is not None:
-        require_floating("reference", require_tensor("reference", reference))
+        reference = require_tensor("reference", reference).detach()
+    dtype = torch.float64 if policy.dtype == torch.float64 else torch.float32
+    before = checked_state(chosen, state)
+    if cu_seqlens is not None:
+        if lengths is not None:
+            raise ValueError("lengths: come from cu_seqlens and mask; expected None, found a tensor")
+        batch = _token_batch(chosen, policy, reference, cu_seqlens, mask, token_weights, kl, sum_sq, given, before)
+    else:
+        for name, value in (("mask", mask), ("token_weights", token_weights)):
+            if value is not None:
+                raise ValueError(f"{name}: goes with token log-probs; give policy [T] with cu_seqlens")
+        batch = _sequence_batch(chosen, policy, reference, lengths, given, before)
+    chosen.check(batch)
+    return evaluate(chosen, batch, dtype)
+
+
+def _sequence_batch(
+    chosen: Objective,
+    policy: Tensor,
+    reference: Tensor | None,
+    lengths: Tensor | None,
+    given: dict[str, Tensor],
+    state: dict[str, Tensor],
+) -> SequenceBatch:
+    """The batch of sequence sums ``[K]``."""
+    if chosen.traits.level == "token" or chosen.traits.vocabulary:
+        what = "token log-probs" if chosen.traits.level == "token" else ", ".join(chosen.traits.vocabulary)
+        raise ValueError(f"{chosen.name}: needs {what}; expected policy [T] with cu_seqlens, found sequence sums [K]")
+    if reference is not None:
+        require_floating("reference", reference)
         require_shape("reference", reference, tuple(policy.shape))
         require_same("reference", reference, "policy", policy, dtype=False)
         refuse_nan_reference(reference)
     if lengths is None:
-        if chosen.traits.token_reduction == "mean":
-            raise ValueError(f"{chosen.name}: takes token means and needs lengths, found None")
+        if chosen.traits.needs_lengths:
+            raise ValueError(f"{chosen.name}: needs lengths, found None")
         lengths = torch.ones(policy.shape, dtype=torch.int64, device=policy.device)
-    require_shape("lengths", lengths, tuple(policy.shape))
-    for name, value in tensors.items():
-        require_shape(name, require_tensor(name, value), tuple(policy.shape))
+    require_shape("lengths", require_tensor("lengths", lengths), tuple(policy.shape))
+    require_same("lengths", lengths, "policy", policy, dtype=False)
+    positions = torch.zeros(policy.shape, dtype=torch.int64, device=policy.device)
+    if chosen.token_weights(lengths, positions, torch.arange(policy.shape[0], device=policy.device)) is not None:
+        raise ValueError(f"{chosen.name}: weights tokens; expected policy [T] with cu_seqlens, found sequence sums [K]")
     wide = wide_dtype(policy.device)
-    batch = SequenceBatch(
-        policy.to(wide), None if reference is None else reference.detach().to(wide), lengths.clamp_min(1), tensors
+    return SequenceBatch(
+        policy.to(wide),
+        None if reference is None else reference.to(wide),
+        lengths.clamp_min(1),
+        checked_data(given, policy, policy.shape[0], None),
+        state=state,
     )
-    return evaluate(chosen, batch, torch.float64 if policy.dtype == torch.float64 else torch.float32)
 
 
-def _precomputed(reference: Tensor, rows: PackedTargets) -> Tensor:
-    """Sequence log-probs ``[K]`` of a precomputed reference given per sequence or per token."""
-    total, sequences = rows.ids.shape[0], rows.lengths.shape[0]
-    require_floating("reference", reference)
-    require_same("reference", reference, "targets", rows.ids, dtype=False)
-    if reference.dim() != 1 or reference.shape[0] not in (sequences, total):
+def _token_batch(
+    chosen: Objective,
+    policy: Tensor,
+    reference: Tensor | None,
+    cu_seqlens: Tensor,
+    mask: Tensor | None,
+    token_weights: Tensor | None,
+    kl: Tensor | None,
+    sum_sq: Tensor | None,
+    given: dict[str, Tensor],
+    state: dict[str, Tensor],
+) -> SequenceBatch:
+    """The batch of token log-probs ``[T]``."""
+    check_cu_seqlens(cu_seqlens, policy.shape[0])
+    if mask is None:
+        mask = torch.ones(policy.shape, dtype=torch.bool, device=policy.device)
+    require_shape("mask", require_tensor("mask", mask), tuple(policy.shape))
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected dtype torch.bool, found {mask.dtype}")
+    require_same("mask", mask, "policy", policy, dtype=False)
+    call = _call(chosen, cu_seqlens, mask, token_weights, given, state)
+    if reference is not None:
+        reference = _masked_reference(chosen, reference, call)
+    needs = set(chosen.traits.vocabulary)
+    if "log_sum_sq_probs" in needs and sum_sq is None:
         raise ValueError(
-            f"reference: expected sequence log-probs [{sequences}] or token log-probs [{total}], found {list(reference.shape)}"
+            f"{chosen.name}: needs log_sum_sq_probs; give policy as linear_logprobs(..., stats=('log_sum_sq_probs',)) returned it"
         )
-    reference = reference.detach().to(wide_dtype(reference.device))
-    if reference.shape[0] == total:  # also where every sequence is one row: there the two are the same
-        reference = segment_sum(reference.masked_fill(rows.ids < 0, 0.0), rows.cu_seqlens)
-    refuse_nan_reference(reference)
+    if needs & set(KL_DIRECTIONS) and kl is None:
+        raise ValueError(f"{chosen.name}: needs the KL over the vocabulary; give policy as linear_token_kl returned it")
+    return call.batch(
+        policy.masked_fill(~mask, 0.0),
+        reference,
+        kl=None if kl is None or not needs & set(KL_DIRECTIONS) else kl.masked_fill(~mask, 0.0),
+        log_sum_sq_probs=None if sum_sq is None else sum_sq.masked_fill(~mask, 0.0),
+    )
+
+
+def _call(
+    chosen: Objective,
+    cu_seqlens: Tensor,
+    active: Tensor,
+    token_weights: Tensor | None,
+    given: dict[str, Tensor],
+    state: dict[str, Tensor],
+) -> Call:
+    if token_weights is not None:
+        require_floating("token_weights", require_tensor("token_weights", token_weights))
+        require_shape("token_weights", token_weights, tuple(active.shape))
+        require_same("token_weights", token_weights, "the rows", active, dtype=False)
+        if chosen.traits.level == "token":
+            raise ValueError(
+                f"token_weights: weight the tokens of sequence sums; {chosen.name} works on tokens (give advantages [T])"
+            )
+        if "old_logps" in given:
+            raise ValueError("token_weights: sums of old_logps would not have them; expected None with old_logps")
+        token_weights = token_weights.detach()
+    data = checked_data(given, active, cu_seqlens.shape[0] - 1, active)
+    return Call.of(chosen, cu_seqlens, active, token_weights, data, state)
+
+
+def _masked_reference(chosen: Objective, reference: Tensor, call: Call) -> Tensor:
+    """A precomputed reference, 0 on ignored rows, whatever it holds there."""
+    reference = reference.detach()
+    if reference.shape == call.active.shape and reference.device == call.active.device:
+        reference = reference.masked_fill(~call.active, 0.0)
+    check_reference_form(chosen, reference, call)
     return reference
 
 
 def linear_preference_loss(
-    objective: str | Objective,
+    objective: ObjectiveLike,
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -198,6 +277,8 @@ def linear_preference_loss(
     *,
     bias: Tensor | None = None,
     reference: Reference = None,
+    token_weights: Tensor | None = None,
+    state: Mapping[str, Tensor] | None = None,
     ignore_index: int = -100,
     temperature: float = 1.0,
     softcap: float | None = None,
@@ -209,11 +290,12 @@ def linear_preference_loss(
 ) -> PreferenceOutput:
     """A preference loss from hidden states and a linear head, without a ``[T, V]`` matrix.
 
-    Sequence log-probs ``s_k = sum_t log softmax(z(hidden_t @ weight.T + bias))[target_t]`` of packed rows enter the objective; gradients
-    reach ``hidden``, ``weight`` and ``bias``. Where policy and reference hold the same numbers every margin is exactly 0.
+    Token log-probs ``log softmax(z(hidden_t @ weight.T + bias))[target_t]`` of packed rows enter the objective, or their
+    sums per sequence; gradients reach ``hidden``, ``weight`` and ``bias``. Where policy and reference hold the same numbers every margin is exactly 0.
 
     Args:
-        objective: a name (its hyper-parameters then go into ``data``, for example ``beta=0.1``) or an ``Objective``.
+        objective: a name (its hyper-parameters then go into ``data``, for example ``beta=0.1``), a list of names (a mixture, with
+            ``loss_weights``), an ``Objective``, or a function ``(policy, reference, **data) -> losses`` of sequence log-probs.
         hidden: ``[T, H]`` rows that predict the completion tokens, packed (see :mod:`fastpref.packing`).
         weight: ``[V, H]``, dtype and device of ``hidden``.
         targets: ``[T]`` int64, in ``[0, V)`` or ``ignore_index``.
@@ -221,6 +303,8 @@ def linear_preference_loss(
         bias: ``[V]`` or ``None``.
         reference: ``None``; precomputed sequence ``[K]`` or token ``[T]`` log-probs (or ``TokenLogProbs``); or the reference's ``(hidden, weight[, bias])``,
             run in the same pass without gradients.
+        token_weights: ``[T]`` weights in the sequence sums of policy and reference, or ``None`` for 1.
+        state: what the last call returned as ``state``, for objectives that carry one; ``None`` to begin.
         ignore_index: rows with this target count for nothing and get no gradient.
         temperature: of policy and reference, above 0.
         softcap: Gemma's final logit soft cap, or ``None``.
@@ -228,7 +312,8 @@ def linear_preference_loss(
         budget_bytes: scratch memory allowed besides inputs and gradients; ``None`` for 64 MiB, or the least that works.
         plan: force ``"D0"`` or ``"D1"``; ``None`` lets :mod:`fastpref.planner` choose.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
-        **data: hyper-parameters (with a name) and the ``[K]`` tensors that the objective declares.
+        **data: hyper-parameters (with a name) and the tensors that the objective declares; they may require gradients where they are learnt
+            (``values``).
 
     Returns:
         ``PreferenceOutput``; ``.plan`` says how it was run.
@@ -247,7 +332,8 @@ def linear_preference_loss(
         >>> out.loss.item(), out.metrics["rewards/margins"].item()
         (0.6931471824645996, 0.0)
     """
-    chosen, tensors = resolve_objective(objective, data)
+    chosen, rest = resolve_objective(objective, data)
+    given = named_data(chosen, rest)
     operands = check_linear(hidden, weight, bias)
     require_shape("targets", require_tensor("targets", targets), (hidden.shape[0],))
     require_same("targets", targets, "hidden", hidden, dtype=False)
@@ -256,25 +342,29 @@ def linear_preference_loss(
     transform = make_transform(temperature, softcap, logit_scale)
     head_backend = backends.select(backend, hidden.device, operands.hidden.dtype)
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
-    lengths = segment_sum((ids != IGNORED).to(torch.float32), cu_seqlens).long().clamp_min(1)
-    rows = PackedTargets(ids, cu_seqlens, lengths)
-    for name, value in tensors.items():
-        require_shape(name, require_tensor(name, value), tuple(lengths.shape))
+    call = _call(chosen, cu_seqlens, ids != IGNORED, token_weights, given, checked_state(chosen, state))
+    chosen.check(call.without_logps())
 
-    online = _online_reference(reference, operands, targets)
-    known = None if online is not None or reference is None else _precomputed(_logps_of(reference), rows)
-    chosen.check(SequenceBatch(lengths.to(torch.float64), None, lengths, tensors))
+    online = check_reference(reference, operands, targets.shape[0]) if isinstance(reference, (tuple, list)) else None
+    known = None if online is not None or reference is None else _masked_reference(chosen, _logps_of(reference), call)
+    direction = next((KL_DIRECTIONS[v] for v in chosen.traits.vocabulary if v in KL_DIRECTIONS), None)
+    if direction is not None and online is None:
+        raise ValueError(
+            f"reference: {chosen.name} needs the distribution over the vocabulary; expected (hidden, weight[, bias]), found log-probs"
+        )
+    units = _units(call)
     made_plan = make_plan(
         HeadProblem(
             rows=_count_active(ids),
             vocab=weight.shape[0],
             hidden=hidden.shape[1],
             itemsize=operands.hidden.element_size(),
-            pair_rows=_pair_rows(ids, cu_seqlens, chosen),
+            unit_rows=_unit_rows(call, units),
             coupling=chosen.traits.coupling,
             gradients=operands.requires_grad,
             weight_gradient=operands.weight.requires_grad,
             online_reference=online is not None,
+            divergence=direction is not None,
             float16=operands.hidden.dtype == torch.float16,
         ),
         budget_bytes,
@@ -284,20 +374,31 @@ def linear_preference_loss(
     dtype = torch.float64 if operands.hidden.dtype == torch.float64 else torch.float32
 
     if made_plan.design == "D0":
-        if online is not None:
-            with torch.no_grad():
-                tokens = run_recompute(online, ids, transform, tiling, backend, "reference hidden")
-                known = segment_sum(tokens.logps, rows.cu_seqlens)
-        policy = segment_sum(run_recompute(operands, ids, transform, tiling, backend).logps, rows.cu_seqlens)
-        out = evaluate(chosen, SequenceBatch(policy, known, lengths, tensors), dtype, made_plan)
-        return PreferenceOutput(out.loss, out.losses.detach(), out.metrics, out.logps, out.ref_logps, made_plan)
+        kl, sum_sq = None, None
+        if direction is not None and online is not None:
+            both = run_recompute_kl(operands, online, ids, transform, tiling, direction, backend)
+            policy, known, kl = both.logps, both.ref_logps, both.kl
+        else:
+            if online is not None:
+                with torch.no_grad():
+                    known = run_recompute(online, ids, transform, tiling, backend, "reference hidden").logps
+            tokens = run_recompute(operands, ids, transform, tiling, backend, stats=_statistics(chosen))
+            policy, sum_sq = tokens.logps, tokens.log_sum_sq_probs
+        out = evaluate(chosen, call.batch(policy, known, kl=kl, log_sum_sq_probs=sum_sq), dtype, made_plan)
+        return replace(out, losses=out.losses.detach())
 
     head = Head(operands.weight, operands.bias, transform, head_backend)
-    run = run_resident(chosen, head, operands, online, known, rows, tensors, made_plan)
-    with torch.no_grad():
-        out = evaluate(chosen, SequenceBatch(run.logps, run.ref_logps, lengths, tensors), dtype, made_plan)
-    loss = attach_gradients(out.loss, run, head, operands, rows, tiling, backend)
-    return PreferenceOutput(loss, out.losses, out.metrics, out.logps, out.ref_logps, made_plan)
+    run = run_resident(call, ids, units, head, operands, online, known, made_plan)
+    out = evaluate(
+        chosen, call.batch(run.logps, run.ref_logps, log_sum_sq_probs=run.log_sum_sq_probs), dtype, made_plan
+    )
+    loss = attach_gradients(out.loss, run, head, operands, ids, tiling, backend)
+    return replace(out, loss=loss, losses=out.losses.detach())
+
+
+def _statistics(chosen: Objective) -> tuple[str, ...]:
+    """What the objective needs from the sweep over the vocabulary beside the log-probs."""
+    return tuple(v for v in chosen.traits.vocabulary if v not in KL_DIRECTIONS)
 
 
 def _logps_of(reference: Reference) -> Tensor:
@@ -306,32 +407,31 @@ def _logps_of(reference: Reference) -> Tensor:
     return require_tensor("reference", reference)
 
 
-def _online_reference(reference: Reference, operands: LinearInput, targets: Tensor) -> LinearInput | None:
-    """The reference's operands, where it is to be run in the same pass."""
-    if not isinstance(reference, (tuple, list)):
-        return None
-    if len(reference) not in (2, 3):
-        raise ValueError(
-            f"reference: expected (hidden, weight) or (hidden, weight, bias), found {len(reference)} items"
-        )
-    hidden, weight, bias = (*reference, None)[:3]
-    if not isinstance(hidden, Tensor) or not isinstance(weight, Tensor):
-        raise TypeError("reference: expected (hidden, weight[, bias]) as tensors")
-    checked = check_linear(hidden.detach(), weight.detach(), None if bias is None else bias.detach(), "reference ")
-    require_shape("reference hidden", hidden, (targets.shape[0], "H"))
-    require_shape("reference weight", weight, (operands.weight.shape[0], "H"))
-    require_same("reference hidden", checked.hidden, "hidden", operands.hidden)
-    return checked
-
-
 def _count_active(ids: Tensor) -> int:
     on_host = ids.device.type == "cpu" and not is_traced(ids)
     return int((ids != IGNORED).sum()) if on_host else ids.shape[0]
 
 
-def _pair_rows(ids: Tensor, cu_seqlens: Tensor, chosen: Objective) -> list[int]:
-    """Rows of each pair (all of them: resident rows are whole sequences), where they are known on the host."""
-    if chosen.traits.coupling != "pair" or cu_seqlens.device.type != "cpu" or is_traced(ids, cu_seqlens):
+def _units(call: Call) -> list[list[int]]:
+    """The sequences of each unit that the objective couples; empty where that is not known on the host, or is the whole batch."""
+    coupling, sequences = call.objective.traits.coupling, call.cu_seqlens.shape[0] - 1
+    if call.cu_seqlens.device.type != "cpu" or is_traced(call.cu_seqlens, call.active):
         return []
-    first, second = cu_seqlens.diff().chunk(2)
-    return (first + second).tolist()
+    if coupling == "sequence":
+        return [[k] for k in range(sequences)]
+    if coupling == "pair":
+        return [[i, sequences // 2 + i] for i in range(sequences // 2)]
+    if coupling == "group" and call.data["groups"].device.type == "cpu":
+        members: dict[int, list[int]] = {}
+        for k, group in enumerate(call.data["groups"].tolist()):
+            members.setdefault(group, []).append(k)
+        return list(members.values())
+    return []
+
+
+def _unit_rows(call: Call, units: list[list[int]]) -> list[int]:
+    """Rows of each unit (all of them: resident rows are whole sequences)."""
+    if not units:
+        return []
+    counts = call.cu_seqlens.diff().tolist()
+    return [sum(counts[k] for k in unit) for unit in units]

@@ -1,34 +1,25 @@
-"""Plan D1: the logits of a group of pairs stay resident until its coefficients are known, then become its gradients.
+"""Plan D1: the logits of a group of units stay resident until its coefficients are known, then become its gradients.
 
-Per group: statistics of the reference and of the policy, whose logits are kept; the group's sequence log-probs; the objective's
-coefficients; gradients from the kept logits. The loss itself is computed afterwards from all K sequence log-probs, by the same code as
-in plan D0. Valid where the objective separates by pair and the loss is a scalar (the planner sees to it).
+A unit is the smallest set of sequences that the objective couples: a pair, a sequence, the responses to one prompt. Per group of units:
+statistics of the reference and of the policy, whose logits are kept; the objective's coefficient of every row; gradients from the kept
+logits. The loss itself is computed afterwards from all log-probs, by the same code as in plan D0. Valid where the objective separates by
+unit and the loss is a scalar (the planner sees to it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._checks import may_synchronise, refuse_nan
+from .call import Call
 from .linear_head import Head, Needs, Tiling, WeightGradient, gradients, scratch, statistics
-from .objectives.base import Objective, SequenceBatch
-from .packing import segment_sum, wide_dtype
 from .planner import Plan
 from .token_logprobs import LinearInput, active_rows, compact, scatter_rows
-
-
-@dataclass(frozen=True)
-class PackedTargets:
-    """The targets of a call: ``ids [T]`` normalised, ``cu_seqlens [K+1]``, ``lengths [K]`` rows that are not ignored, at least 1."""
-
-    ids: Tensor
-    cu_seqlens: Tensor
-    lengths: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,8 +27,9 @@ class ResidentRun:
     """What plan D1 leaves.
 
     Attributes:
-        logps: ``[K]`` sequence log-probs of the policy.
-        ref_logps: ``[K]`` of the reference, or ``None``.
+        logps: ``[T]`` token log-probs of the policy.
+        ref_logps: of the reference: ``[T]``, or as it was given, or ``None``.
+        log_sum_sq_probs: ``[T]``, where the objective asked for it.
         gradients: of hidden, weight and bias for an upstream gradient of 1; ``None`` where not needed.
         lse: ``[T]``.
         coef: ``[T]`` ``d loss / d logp``.
@@ -45,6 +37,7 @@ class ResidentRun:
 
     logps: Tensor
     ref_logps: Tensor | None
+    log_sum_sq_probs: Tensor | None
     gradients: list[Tensor | None]
     lse: Tensor
     coef: Tensor
@@ -52,127 +45,107 @@ class ResidentRun:
 
 @torch.no_grad()
 def run_resident(
-    chosen: Objective,
+    call: Call,
+    ids: Tensor,
+    units: Sequence[Sequence[int]],
     head: Head,
     operands: LinearInput,
     online: LinearInput | None,
     known: Tensor | None,
-    targets: PackedTargets,
-    data: dict[str, Tensor],
     plan: Plan,
 ) -> ResidentRun:
     """Run the plan.
 
     Args:
-        chosen: the objective; couples by pair.
+        call: the rows and the data.
+        ids: ``[T]`` normalised targets.
+        units: sequence numbers of each unit.
         head: the policy's head.
         operands: the policy's operands.
         online: the reference's operands, to be run here, or ``None``.
-        known: ``[K]`` sequence log-probs of a precomputed reference, or ``None``.
-        targets: of both.
-        data: what else the objective takes, ``[K]`` each.
-        plan: a D1 plan.
+        known: ``[K]`` or ``[T]`` log-probs of a precomputed reference, or ``None``.
+        plan: a D1 plan over the units.
     """
-    device, pairs = operands.hidden.device, targets.lengths.shape[0] // 2
-    ends = targets.cu_seqlens.tolist()
+    ends = call.cu_seqlens.tolist()
     needs = Needs(
         operands.hidden.requires_grad,
         operands.weight.requires_grad,
         operands.bias is not None and operands.bias.requires_grad,
     )
     reference = None if online is None else (online, Head(online.weight, online.bias, head.transform, head.backend))
+    wanted = tuple(v for v in call.objective.traits.vocabulary if v == "log_sum_sq_probs")
     arena = scratch(operands.hidden, plan.row_block * head.vocab)
     into = WeightGradient.start(head, needs, float32=plan.float32_weight_gradient)
     dx = torch.zeros_like(operands.hidden) if needs.hidden else None
-    logps = torch.zeros(2 * pairs, dtype=wide_dtype(device), device=device)
+    dtype = torch.promote_types(operands.hidden.dtype, torch.float32)
+    logps = torch.zeros(ids.shape[0], dtype=dtype, device=ids.device)
     ref_logps = known if reference is None else torch.zeros_like(logps)
-    lse = torch.zeros(
-        targets.ids.shape[0], dtype=torch.promote_types(operands.hidden.dtype, torch.float32), device=device
-    )
-    coef = torch.zeros_like(lse)
+    sum_sq = torch.zeros_like(logps) if wanted else None
+    lse, coef = torch.zeros_like(logps), torch.zeros_like(logps)
+    items = call.objective.items(call.without_logps())
 
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast(ids.device.type, enabled=False):
         for first, last in plan.groups:
-            members = [*range(first, last), *range(pairs + first, pairs + last)]
-            sequences = torch.tensor(members, device=device)
-            spans = [slice(ends[a], ends[b]) for a, b in ((first, last), (pairs + first, pairs + last))]
-            counts = torch.tensor([ends[k + 1] - ends[k] for k in members])
-            boundaries = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-            ids = _gather(targets.ids, spans)
-            active = active_rows(ids)
-            x, t = compact(active, _gather(operands.hidden, spans), ids)
+            members = _in_call_order(units[first:last])
+            rows = torch.cat([torch.arange(ends[k], ends[k + 1]) for k in members]).to(ids.device)
+            part_ids = ids[rows]
+            active = active_rows(part_ids)
+            used = rows if active is None else rows[active]
+            x, t = compact(active, operands.hidden[rows], part_ids)
             tiling = Tiling(plan.vocab_chunk, max(t.shape[0], 1))
-            rows = _Rows(spans, active, ids.shape[0], boundaries)
             if reference is not None and ref_logps is not None:
                 # Before the policy's logits: the plan counts one chunk of scratch or the arena, not both.
                 other, other_head = reference
-                (y,) = compact(active, _gather(other.hidden, spans))
-                tokens, _ = statistics(other_head, y, t, tiling)
-                refuse_nan(tokens, t, "reference hidden", rows.numbers)
-                ref_logps[sequences] = rows.sums(tokens)
-            tokens, group_lse = statistics(head, x, t, tiling, resident=arena)
-            refuse_nan(tokens, t, "hidden", rows.numbers)
-            logps[sequences] = rows.sums(tokens)
-            c = _coefficients(chosen, SequenceBatch(logps, ref_logps, targets.lengths, data), sequences, pairs)
-            (per_row,) = compact(active, rows.spread(c).to(group_lse.dtype))
-            part = gradients(head, x, t, group_lse, per_row, per_row, tiling, needs, into, resident=arena)
-            rows.put(lse, group_lse)
-            rows.put(coef, per_row)
-            if dx is not None and part is not None:
-                rows.put(dx, part)
+                found = statistics(other_head, other.hidden[used], t, tiling)
+                refuse_nan(found.logps, t, "reference hidden", used)
+                ref_logps[used] = found.logps
+            found = statistics(head, x, t, tiling, resident=arena, stats=wanted)
+            refuse_nan(found.logps, t, "hidden", used)
+            logps[used], lse[used] = found.logps, found.lse
+            if sum_sq is not None and found.log_sum_sq_probs is not None:
+                sum_sq[used] = found.log_sum_sq_probs
+            per_sequence = ref_logps is not None and ref_logps.shape[0] != ids.shape[0]
+            part = call.part(members, rows)
+            part_reference = None
+            if ref_logps is not None:
+                part_reference = (
+                    ref_logps[torch.tensor(members, device=ids.device)] if per_sequence else ref_logps[rows]
+                )
+            c = _coefficients(part, logps[rows], part_reference, None if sum_sq is None else sum_sq[rows], items)
+            coef[rows] = c
+            (per_row,) = compact(active, c)
+            part_dx = gradients(head, x, t, found.lse, per_row, per_row, tiling, needs, into, resident=arena)
+            if dx is not None and part_dx is not None:
+                dx[rows] = scatter_rows(active, part_dx, rows.shape[0])
     dw, db = into.finish(head)
-    return ResidentRun(logps, ref_logps, [dx, dw, db], lse, coef)
+    return ResidentRun(logps, ref_logps, sum_sq, [dx, dw, db], lse, coef)
 
 
-def _gather(values: Tensor, spans: Sequence[slice]) -> Tensor:
-    """The rows of both spans, the chosen ones first."""
-    return torch.cat([values[span] for span in spans])
+def _in_call_order(units: Sequence[Sequence[int]]) -> list[int]:
+    """The units' first sequences, then their second ones, and so on: pairs stay N chosen, then N rejected."""
+    longest = max(len(unit) for unit in units)
+    return [unit[i] for i in range(longest) for unit in units if i < len(unit)]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Where a group's rows come from: two spans of the call's rows, of which ``active`` are run (``None``: all ``count``)."""
-
-    spans: Sequence[slice]
-    active: Tensor | None
-    count: int
-    boundaries: Tensor
-
-    def sums(self, values: Tensor) -> Tensor:
-        """Sums over the group's sequences of values of the active rows."""
-        return segment_sum(scatter_rows(self.active, values, self.count), self.boundaries)
-
-    def spread(self, values: Tensor) -> Tensor:
-        """A value per sequence to all of its rows."""
-        return torch.repeat_interleave(values, self.boundaries.diff().to(values.device), output_size=self.count)
-
-    def put(self, into: Tensor, values: Tensor) -> None:
-        """Write values of the active rows to their places in the call; ignored rows get 0."""
-        full = scatter_rows(self.active, values, self.count)
-        first = self.spans[0].stop - self.spans[0].start
-        into[self.spans[0]], into[self.spans[1]] = full[:first], full[first:]
-
-    @property
-    def numbers(self) -> Tensor:
-        """The row numbers in the call of the active rows, on the host."""
-        every = torch.cat([torch.arange(span.start, span.stop) for span in self.spans])
-        return every if self.active is None else every[self.active.cpu()]
-
-
-def _coefficients(chosen: Objective, batch: SequenceBatch, sequences: Tensor, items: int) -> Tensor:
-    """``d loss / d s_k`` of these sequences, where ``loss`` is the mean over all ``items``."""
+def _coefficients(part: Call, logps: Tensor, reference: Tensor | None, sum_sq: Tensor | None, items: int) -> Tensor:
+    """``d loss / d logp`` of these rows, in their dtype, where ``loss`` is the mean over all ``items`` of the call."""
     with torch.enable_grad():
-        leaf = batch.policy[sequences].detach().requires_grad_(True)
-        total = chosen.losses(batch.select(sequences, leaf)).sum() / items
-        (c,) = torch.autograd.grad(total, leaf)
-    return c
+        leaf = logps.detach().requires_grad_(True)
+        data = {name: value.detach() for name, value in part.data.items()}
+        batch = replace(part, data=data).batch(leaf, reference, log_sum_sq_probs=sum_sq)
+        total = part.objective.losses(batch).sum() / items
+        if not total.requires_grad:
+            return torch.zeros_like(logps)
+        (c,) = torch.autograd.grad(total, leaf, allow_unused=True)
+    return torch.zeros_like(logps) if c is None else c.masked_fill(~part.active, 0.0)
 
 
 class _Attach(torch.autograd.Function):
     """Gives a loss its gradients, which were formed together with it.
 
     Backward scales them by the upstream gradient and hands them over, without a copy. A second backward (``retain_graph``) finds them gone
-    and makes them again by plan D0 from the log-sum-exp and the coefficients.
+    and makes them again by plan D0 from the log-sum-exp and the coefficients. The loss's own graph (to data that are learnt, such as
+    values) gets the upstream gradient as it is.
     """
 
     @staticmethod
@@ -205,7 +178,7 @@ class _Attach(torch.autograd.Function):
             made = [g if needed else None for g, needed in zip(grads, needs, strict=True)]
         elif not (may_synchronise(upstream.device) and bool(upstream == 1)):
             made = [None if g is None else g.mul_(upstream) for g in made]
-        return *made, None, None, None
+        return *made, upstream if ctx.needs_input_grad[3] else None, None, None
 
 
 def attach_gradients(
@@ -213,7 +186,7 @@ def attach_gradients(
     run: ResidentRun,
     head: Head,
     operands: LinearInput,
-    targets: PackedTargets,
+    ids: Tensor,
     tiling: Tiling,
     backend: str | None,
 ) -> Tensor:
@@ -226,5 +199,5 @@ def attach_gradients(
         operands.bias,
         loss,
         run.gradients,
-        (targets.ids, run.lse, run.coef, *options),
+        (ids, run.lse, run.coef, *options),
     )

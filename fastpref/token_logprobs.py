@@ -1,13 +1,14 @@
 """Stages 1 and 3 as differentiable functions: token log-probabilities from logits, or from hidden states and a linear head.
 
 The work is registered with ``torch.library`` under ``fastpref::``, with fake kernels and autograd formulas, so that ``opcheck``,
-``torch.compile`` and fake tensors know it. Both operators return ``(logps, lse)``; the gradient of either reaches the inputs.
+``torch.compile`` and fake tensors know it. Both operators return the fields of ``RowStatistics`` in their order, with an empty tensor for
+what was not asked for. The gradients of ``logps`` and ``lse`` reach the inputs; the other outputs are marked non-differentiable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -24,25 +25,43 @@ from ._checks import (
     require_tensor,
     row_contiguous,
 )
-from .backends.base import LogitTransform, RowState, accumulation_dtype
-from .errors import require_positive
+from .backends.base import STATISTICS, LogitTransform, RowState, RowStatistics, accumulation_dtype
+from .errors import require_choice, require_positive
 from .linear_head import Head, Needs, Tiling, WeightGradient, gradients, statistics
 from .planner import HeadProblem, plan_recompute
 
 
 @dataclass(frozen=True)
 class TokenLogProbs:
-    """Token log-probabilities of T rows.
+    """Token log-probabilities of T rows, and the statistics that ``stats=`` asked for; everything is 0 on ignored rows.
 
     Attributes:
-        logps: ``[T]`` ``log softmax(z)[target]``; 0 on ignored rows.
-        lse: ``[T]`` ``logsumexp(z)``; 0 on ignored rows.
+        logps: ``[T]`` ``log softmax(z)[target]``.
+        lse: ``[T]`` ``logsumexp(z)``.
+        entropy: ``[T]`` ``-sum_v p_v log p_v``, in nats; at least 0.
+        log_sum_sq_probs: ``[T]`` ``log sum_v p_v^2``.
+        argmax: ``[T]`` int64, the id of the largest logit, the lowest among equals.
+        mean_logit: ``[T]`` ``mean_v z_v``.
 
-    Both are float32 (float64 for float64 input), natural logarithms, and differentiable.
+    Floating fields are float32 (float64 for float64 input), natural logarithms. ``logps`` and ``lse`` are differentiable; the statistics are
+    detached (``requires_grad`` is ``False``) and ``None`` unless asked for.
     """
 
     logps: Tensor
     lse: Tensor
+    entropy: Tensor | None = None
+    log_sum_sq_probs: Tensor | None = None
+    argmax: Tensor | None = None
+    mean_logit: Tensor | None = None
+
+
+def check_stats(stats: Sequence[str]) -> str:
+    """The validated ``stats=`` in the form that the operators take."""
+    if isinstance(stats, str) or not isinstance(stats, (tuple, list)):
+        raise TypeError(f"stats: expected a tuple of names, found {stats!r} ({type(stats).__name__})")
+    for name in stats:
+        require_choice("stats", name, STATISTICS)
+    return ",".join(stats)
 
 
 def make_transform(temperature: float, softcap: float | None, logit_scale: float) -> LogitTransform:
@@ -52,6 +71,38 @@ def make_transform(temperature: float, softcap: float | None, logit_scale: float
     if softcap is not None:
         require_positive("softcap", softcap)
     return LogitTransform(logit_scale, softcap, temperature)
+
+
+# --- outputs of the operators -------------------------------------------------------------------------------------------------
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The fields of ``RowStatistics``; a tensor of no elements for one that was not asked for."""
+
+
+def _pack(found: RowStatistics, active: Tensor | None, rows: int) -> Outputs:
+    """The outputs for all ``rows``, of which ``active`` were run."""
+    values = (getattr(found, field.name) for field in fields(found))
+    logps, lse, *rest = (
+        found.logps.new_empty(0) if value is None else scatter_rows(active, value, rows) for value in values
+    )
+    entropy, log_sum_sq_probs, argmax, mean_logit = rest
+    return logps, lse, entropy, log_sum_sq_probs, argmax, mean_logit
+
+
+def _fake_outputs(like: Tensor, stats: str) -> Outputs:
+    state = RowState.start(like.shape[0], like.device, accumulation_dtype(like.dtype), stats.split(","))
+    return _pack(state.statistics(state.s, 1), None, like.shape[0])
+
+
+def _unpack(outputs: Outputs, stats: str, shape: torch.Size) -> TokenLogProbs:
+    asked = ("logps", "lse", *stats.split(","))
+    values = zip((field.name for field in fields(TokenLogProbs)), outputs, strict=True)
+    return TokenLogProbs(**{name: value.view(shape) for name, value in values if name in asked})
+
+
+def _save(ctx: Any, inputs: Sequence[Tensor | None], output: Outputs) -> None:
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*inputs, output[1])
 
 
 # --- logits given -------------------------------------------------------------------------------------------------------------
@@ -66,18 +117,19 @@ def _logprobs(
     temperature: float,
     inplace_backward: bool,
     backend: str,
-) -> tuple[Tensor, Tensor]:
+    stats: str = "",
+) -> Outputs:
+    rows, vocab = logits.shape
     chosen = backends.select(backend, logits.device, logits.dtype)
-    state = RowState.start(logits.shape[0], logits.device, accumulation_dtype(logits.dtype))
+    state = RowState.start(rows, logits.device, accumulation_dtype(logits.dtype), stats.split(","))
     transform = LogitTransform(logit_scale, softcap, temperature)
     chosen.row_stats(row_contiguous(logits), targets, state, col0=0, transform=transform)
-    return state.finish(targets)
+    return _pack(state.statistics(targets, vocab), None, rows)
 
 
 @_logprobs.register_fake
-def _(logits: Tensor, targets: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    rows = logits.new_empty(logits.shape[0], dtype=accumulation_dtype(logits.dtype))
-    return rows, torch.empty_like(rows)
+def _(logits: Tensor, *args: Any) -> Outputs:
+    return _fake_outputs(logits, args[6] if len(args) > 6 else "")
 
 
 @torch.library.custom_op("fastpref::logprobs_backward", mutates_args=())
@@ -110,12 +162,12 @@ def _coefficients(grad_logps: Tensor, grad_lse: Tensor) -> tuple[Tensor, Tensor]
     return grad_logps.contiguous(), (grad_logps - grad_lse).contiguous()
 
 
-def _logprobs_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logits, targets, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend = inputs
-    ctx.save_for_backward(logits, targets, output[1])
+def _logprobs_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    logits, targets, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend, _ = inputs
+    _save(ctx, (logits, targets), output)
 
 
-def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
+def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> tuple[Any, ...]:
     logits, targets, lse = ctx.saved_tensors
     a, b = _coefficients(grad_logps, grad_lse)
     if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
@@ -129,7 +181,7 @@ def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor) -> tuple[Any,
         grad = _logprobs_backward(
             logits, targets, lse, a, b, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend
         )
-    return grad, None, None, None, None, None, None
+    return grad, *([None] * 7)
 
 
 _logprobs.register_autograd(_logprobs_grad, setup_context=_logprobs_setup)
@@ -143,6 +195,7 @@ def logprobs(
     temperature: float = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
+    stats: Sequence[str] = (),
     inplace_backward: bool = False,
     backend: str | None = None,
 ) -> TokenLogProbs:
@@ -158,6 +211,8 @@ def logprobs(
         temperature: above 0.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
+        stats: statistics wanted beside ``logps`` and ``lse``, out of ``"entropy"``, ``"log_sum_sq_probs"``, ``"argmax"`` and
+            ``"mean_logit"``; they come from the same sweep and are detached.
         inplace_backward: let backward overwrite the logits with their gradient: no memory, and the fastest form. The logits must
             not be used again; they must not be a leaf or a view of one, nor an input of another operation's backward. Logits whose
             last dimension is not contiguous get a buffer of their own all the same.
@@ -168,7 +223,7 @@ def logprobs(
 
     Raises:
         TypeError: a wrong type or dtype.
-        ValueError: wrong shapes or devices, a target outside the vocabulary, a row whose log-probability is NaN.
+        ValueError: wrong shapes or devices, a target outside the vocabulary, an unknown statistic, a row whose log-probability is NaN.
 
     Example:
         >>> import torch, fastpref
@@ -183,7 +238,7 @@ def logprobs(
         raise ValueError(f"logits: expected shape [..., V] with V >= 1, found {list(logits.shape)}")
     require_shape("targets", targets, tuple(logits.shape[:-1]))
     require_same("targets", targets, "logits", logits, dtype=False)
-    transform = make_transform(temperature, softcap, logit_scale)
+    transform, asked = make_transform(temperature, softcap, logit_scale), check_stats(stats)
     owner = logits if logits._base is None else logits._base
     if inplace_backward and owner.requires_grad and owner.is_leaf:
         raise ValueError(
@@ -193,11 +248,11 @@ def logprobs(
     backends.select(backend, logits.device, logits.dtype)
     rows = logits.reshape(-1, logits.shape[-1])
     ids = normalise_targets(targets.reshape(-1), logits.shape[-1], ignore_index)
-    logps, lse = _logprobs(
-        rows, ids, transform.logit_scale, softcap, transform.temperature, inplace_backward, backend or "auto"
+    outputs = _logprobs(
+        rows, ids, transform.logit_scale, softcap, transform.temperature, inplace_backward, backend or "auto", asked
     )
-    refuse_nan(logps, ids, "logits")
-    return TokenLogProbs(logps.view(targets.shape), lse.view(targets.shape))
+    refuse_nan(outputs[0], ids, "logits")
+    return _unpack(outputs, asked, targets.shape)
 
 
 # --- hidden states and a linear head ------------------------------------------------------------------------------------------
@@ -225,6 +280,35 @@ def scatter_rows(active: Tensor | None, compacted: Tensor, rows: int) -> Tensor:
     return compacted.new_zeros(rows, *compacted.shape[1:]).index_copy_(0, active, compacted)
 
 
+def pack_gradients(
+    head: Head, hidden: Tensor, active: Tensor | None, dx: Tensor | None, into: WeightGradient
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(dX [T, H], dW, db)`` as an operator returns them: dX for all rows, a tensor of no elements for what is not needed."""
+    dw, db = into.finish(head)
+    full = None if dx is None else scatter_rows(active, dx, hidden.shape[0])
+    x, w, b = (hidden.new_empty(0) if grad is None else grad for grad in (full, dw, db))
+    return x, w, b
+
+
+def fake_gradients(hidden: Tensor, weight: Tensor, needs: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`pack_gradients` for fake tensors."""
+    return (
+        hidden.new_empty(hidden.shape if needs[0] else (0,)),
+        weight.new_empty(weight.shape if needs[1] else (0,)),
+        weight.new_empty(weight.shape[:1] if needs[2] else (0,)),
+    )
+
+
+def linear_needs(ctx: Any, bias: Tensor | None) -> list[bool]:
+    """Which of hidden, weight and bias, an operator's first three inputs, need a gradient."""
+    return [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[2]]
+
+
+def only_needed(grads: Sequence[Tensor], needs: Sequence[bool]) -> Iterator[Tensor | None]:
+    """The gradients as autograd wants them: ``None`` for what is not needed."""
+    return (grad if needed else None for grad, needed in zip(grads, needs, strict=True))
+
+
 @torch.library.custom_op("fastpref::linear_logprobs", mutates_args=())
 def _linear_logprobs(
     hidden: Tensor,
@@ -237,20 +321,20 @@ def _linear_logprobs(
     vocab_chunk: int,
     row_block: int,
     backend: str,
-) -> tuple[Tensor, Tensor]:
+    stats: str = "",
+) -> Outputs:
     transform = LogitTransform(logit_scale, softcap, temperature)
     head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
     active = active_rows(targets)
     x, t = compact(active, hidden, targets)
     with torch.autocast(hidden.device.type, enabled=False):
-        logps, lse = statistics(head, x, t, Tiling(vocab_chunk, row_block))
-    return scatter_rows(active, logps, hidden.shape[0]), scatter_rows(active, lse, hidden.shape[0])
+        found = statistics(head, x, t, Tiling(vocab_chunk, row_block), stats=stats.split(","))
+    return _pack(found, active, hidden.shape[0])
 
 
 @_linear_logprobs.register_fake
-def _(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    rows = hidden.new_empty(hidden.shape[0], dtype=accumulation_dtype(hidden.dtype))
-    return rows, torch.empty_like(rows)
+def _(hidden: Tensor, *args: Any) -> Outputs:
+    return _fake_outputs(hidden, args[9] if len(args) > 9 else "")
 
 
 @torch.library.custom_op("fastpref::linear_logprobs_backward", mutates_args=())
@@ -278,34 +362,25 @@ def _linear_logprobs_backward(
     into = WeightGradient.start(head, wanted)
     with torch.autocast(hidden.device.type, enabled=False):
         dx = gradients(head, x, t, lse, a, b, Tiling(vocab_chunk, row_block), wanted, into)
-    dw, db = into.finish(head)
-    nothing = hidden.new_empty(0)
-    full = nothing if dx is None else scatter_rows(active, dx, hidden.shape[0])
-    return full, nothing.clone() if dw is None else dw, nothing.clone() if db is None else db
+    return pack_gradients(head, hidden, active, dx, into)
 
 
 @_linear_logprobs_backward.register_fake
 def _(hidden: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    needs = args[-1]
-    return (
-        hidden.new_empty(hidden.shape if needs[0] else (0,)),
-        weight.new_empty(weight.shape if needs[1] else (0,)),
-        weight.new_empty(weight.shape[:1] if needs[2] else (0,)),
-    )
+    return fake_gradients(hidden, weight, args[-1])
 
 
-def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    hidden, weight, bias, targets, *ctx.options = inputs
-    ctx.save_for_backward(hidden, weight, bias, targets, output[1])
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    *ctx.options, _ = inputs[4:]
+    _save(ctx, inputs[:4], output)
 
 
-def _linear_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
+def _linear_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> tuple[Any, ...]:
     hidden, weight, bias, targets, lse = ctx.saved_tensors
     a, b = _coefficients(grad_logps, grad_lse)
-    needs = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[2]]
+    needs = linear_needs(ctx, bias)
     grads = _linear_logprobs_backward(hidden, weight, bias, targets, lse, a, b, *ctx.options, needs)
-    dx, dw, db = (g if needed else None for g, needed in zip(grads, needs, strict=True))
-    return dx, dw, db, *([None] * 7)
+    return *only_needed(grads, needs), *([None] * 8)
 
 
 _linear_logprobs.register_autograd(_linear_grad, setup_context=_linear_setup)
@@ -360,6 +435,7 @@ def linear_logprobs(
     temperature: float = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
+    stats: Sequence[str] = (),
     budget_bytes: int | None = None,
     backend: str | None = None,
 ) -> TokenLogProbs:
@@ -377,15 +453,16 @@ def linear_logprobs(
         temperature: above 0.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
+        stats: statistics wanted beside ``logps`` and ``lse``, as for :func:`logprobs`.
         budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
 
     Returns:
-        ``TokenLogProbs``, both fields ``[T]``.
+        ``TokenLogProbs``, every field ``[T]``.
 
     Raises:
         TypeError: a wrong type or dtype.
-        ValueError: wrong shapes or devices, a target outside the vocabulary, a budget too small, a NaN row.
+        ValueError: wrong shapes or devices, a target outside the vocabulary, an unknown statistic, a budget too small, a NaN row.
 
     Example:
         >>> import torch, fastpref
@@ -398,6 +475,7 @@ def linear_logprobs(
     require_shape("targets", targets, (hidden.shape[0],))
     require_same("targets", targets, "hidden", hidden, dtype=False)
     transform = make_transform(temperature, softcap, logit_scale)
+    check_stats(stats)
     backends.select(backend, hidden.device, operands.hidden.dtype)
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
     problem = HeadProblem(
@@ -409,7 +487,7 @@ def linear_logprobs(
         weight_gradient=operands.weight.requires_grad,
     )
     plan = plan_recompute(problem, budget_bytes)
-    return run_recompute(operands, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), backend)
+    return run_recompute(operands, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), backend, stats=stats)
 
 
 def run_recompute(
@@ -419,9 +497,11 @@ def run_recompute(
     tiling: Tiling,
     backend: str | None,
     source: str = "hidden",
+    stats: Sequence[str] = (),
 ) -> TokenLogProbs:
     """Plan D0 on validated operands and normalised targets."""
-    logps, lse = _linear_logprobs(
+    asked = check_stats(stats)
+    outputs = _linear_logprobs(
         operands.hidden,
         operands.weight,
         operands.bias,
@@ -432,6 +512,7 @@ def run_recompute(
         tiling.vocab_chunk,
         tiling.row_block,
         backend or "auto",
+        asked,
     )
-    refuse_nan(logps, ids, source)
-    return TokenLogProbs(logps, lse)
+    refuse_nan(outputs[0], ids, source)
+    return _unpack(outputs, asked, ids.shape)

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastpref.planner import DEFAULT_BUDGET_BYTES, HeadProblem, even_chunk, group_pairs, make_plan, plan_recompute
+from fastpref.planner import DEFAULT_BUDGET_BYTES, HeadProblem, even_chunk, group_units, make_plan, plan_recompute
 
 
 def problem(**changes) -> HeadProblem:
-    base = dict(rows=1024, vocab=49152, hidden=576, itemsize=4, pair_rows=(256,) * 4, coupling="pair")
+    base = dict(rows=1024, vocab=49152, hidden=576, itemsize=4, unit_rows=(256,) * 4, coupling="pair")
     return HeadProblem(**{**base, **changes})
 
 
@@ -32,7 +32,7 @@ def test_a_larger_budget_keeps_more_pairs_together():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"coupling": "batch"}, {"coupling": "group"}, {"pair_rows": ()}, {"gradients": False}, {"pair_rows": (1024,)}],
+    [{"coupling": "batch"}, {"divergence": True}, {"unit_rows": ()}, {"gradients": False}, {"unit_rows": (1024,)}],
 )
 def test_the_recompute_plan_where_d1_is_not_valid_or_does_not_fit(changes):
     assert make_plan(problem(**changes)).design == "D0"
@@ -56,7 +56,7 @@ def test_predicted_flops(changes, d0, d1):
 def test_a_16_bit_head_sums_few_groups_directly_and_many_in_float32():
     few = make_plan(problem(itemsize=2), design="D1")
     assert not few.float32_weight_gradient
-    large = problem(itemsize=2, rows=16384, pair_rows=(256,) * 64)
+    large = problem(itemsize=2, rows=16384, unit_rows=(256,) * 64)
     many = make_plan(large, 160 << 20, design="D1")
     assert many.float32_weight_gradient
     assert many.scratch_bytes <= 160 << 20
@@ -104,6 +104,6 @@ def test_chunks_are_even_and_within_the_limit(total, pieces):
 
 
 def test_grouping():
-    assert group_pairs([3, 3, 3], 6) == [(0, 2), (2, 3)]
-    assert group_pairs([3, 7, 3], 6) is None
-    assert group_pairs([6], 6) == [(0, 1)]
+    assert group_units([3, 3, 3], 6) == [(0, 2), (2, 3)]
+    assert group_units([3, 7, 3], 6) is None
+    assert group_units([6], 6) == [(0, 1)]

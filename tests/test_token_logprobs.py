@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastpref
+from fastpref.backends.base import STATISTICS
 from tests import oracle
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -27,11 +28,15 @@ def plain(logits, targets, **options):
     return logps.masked_fill(targets < 0, 0), lse.masked_fill(targets < 0, 0)
 
 
+def differentiable(out):
+    return out.logps, out.lse
+
+
 def run(function, logits, targets, weights, **options):
     """Values, and the gradient of a functional that uses both outputs."""
     leaf = logits.detach().clone().requires_grad_()
     out = function(leaf, targets, **options)
-    logps, lse = (out.logps, out.lse) if isinstance(out, fastpref.TokenLogProbs) else out
+    logps, lse = differentiable(out) if isinstance(out, fastpref.TokenLogProbs) else out
     (logps.double() @ weights + (lse.double() ** 2).sum() * 0.01).backward()
     return logps, lse, leaf.grad
 
@@ -200,14 +205,95 @@ def test_gradcheck():
     p = oracle.make_problem(torch.float64, [6], hidden=4, vocab=9)
 
     def linear(hidden, weight, bias):
-        out = fastpref.linear_logprobs(hidden, weight, p.targets, bias=bias, softcap=2.0, temperature=1.3)
-        return out.logps, out.lse
+        return differentiable(
+            fastpref.linear_logprobs(hidden, weight, p.targets, bias=bias, softcap=2.0, temperature=1.3)
+        )
 
     assert torch.autograd.gradcheck(linear, (p.hidden, p.weight, p.bias))
     logits, targets = rows(torch.float64, count=4, vocab=7)
     assert torch.autograd.gradcheck(
-        lambda x: tuple(vars(fastpref.logprobs(x, targets, softcap=2.0)).values()), (logits.requires_grad_(),)
+        lambda x: differentiable(fastpref.logprobs(x, targets, softcap=2.0)), (logits.requires_grad_(),)
     )
+
+
+# --- statistics --------------------------------------------------------------------------------------------------------------
+
+
+def plain_statistics(logits, targets, **options):
+    z = oracle.transform(logits.detach(), **options)
+    log_p = z.log_softmax(-1)
+    found = {
+        "entropy": -(log_p.exp() * log_p).sum(-1),
+        "log_sum_sq_probs": (2 * log_p).logsumexp(-1),
+        "mean_logit": z.mean(-1),
+    }
+    return {name: value.masked_fill(targets < 0, 0) for name, value in found.items()}
+
+
+def assert_statistics(found, logits, targets, **options):
+    """``logits`` in the dtype in which plain torch is to be judged."""
+    exact, usual = (plain_statistics(x, targets, **options) for x in (logits.double(), logits))
+    for name in exact:
+        value = getattr(found, name)
+        assert not value.requires_grad
+        assert value.dtype == torch.promote_types(logits.dtype, torch.float32)
+        oracle.assert_precise(value, exact[name], usual[name], oracle.LOSS_FACTOR, what=name)
+    assert found.argmax.dtype == torch.int64
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_statistics_of_given_logits(dtype, options):
+    logits, targets = rows(dtype)
+    leaf = logits.requires_grad_()
+    found = fastpref.logprobs(leaf, targets, stats=STATISTICS, **options)
+    assert_statistics(found, logits, targets, **options)
+    assert torch.equal(found.argmax, logits.argmax(-1).masked_fill(targets < 0, 0))
+    without = fastpref.logprobs(leaf, targets, **options)
+    assert torch.equal(found.logps, without.logps)
+    assert all(getattr(without, name) is None for name in STATISTICS)
+    found.logps.sum().backward()
+    once = leaf.grad.clone()
+    leaf.grad = None
+    without.logps.sum().backward()
+    assert torch.equal(once, leaf.grad)
+
+
+@pytest.mark.parametrize("budget", [None, 400_000])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_statistics_of_a_linear_head(dtype, options, budget):
+    p = oracle.make_problem(dtype, [90], vocab=700)
+    if dtype == torch.float64:
+        budget = None
+    found = fastpref.linear_logprobs(
+        p.hidden, p.weight, p.targets, bias=p.bias, stats=STATISTICS, budget_bytes=budget, **options
+    )
+    q, ignored = p.at(torch.float64), p.targets < 0
+    exact = (q.hidden @ q.weight.t() + q.bias).detach()
+    usual = (p.hidden @ p.weight.t() + p.bias).detach()
+    three = (plain_statistics(exact, p.targets, **options), plain_statistics(usual, p.targets, **options))
+    for name in three[0]:
+        oracle.assert_precise(getattr(found, name), three[0][name], three[1][name], oracle.LOSS_FACTOR, what=name)
+    top = exact.gather(1, found.argmax[:, None]).squeeze(1)[~ignored]
+    slack = 0 if dtype == torch.float64 else torch.finfo(dtype).eps * 16  # logits are rounded to the dtype
+    assert (exact.amax(-1)[~ignored] - top <= slack).all()
+    assert (found.argmax[ignored] == 0).all()
+
+
+def test_statistics_keep_the_shape_of_the_targets():
+    logits, targets = rows(torch.float32, count=12)
+    found = fastpref.logprobs(logits.view(3, 4, -1), targets.view(3, 4), stats=["argmax"])
+    assert found.argmax.shape == (3, 4)
+    assert found.entropy is None
+
+
+def test_statistics_ignore_what_ignored_rows_hold():
+    logits, targets = rows(torch.float32)
+    logits[::4] = torch.nan
+    found = fastpref.logprobs(logits, targets, stats=STATISTICS)
+    for name in STATISTICS:
+        assert (getattr(found, name)[::4] == 0).all()
 
 
 class TestOperators:
@@ -218,6 +304,17 @@ class TestOperators:
         ids = targets.masked_fill(targets < 0, -1)
         args = (logits.requires_grad_(), ids, 1.0, None, 1.0, False, "eager")
         torch.library.opcheck(torch.ops.fastpref.logprobs, args)
+
+    @pytest.mark.parametrize("stats", [("argmax",), ("entropy", "log_sum_sq_probs", "argmax", "mean_logit")], ids=str)
+    def test_statistics(self, stats):
+        logits, targets = rows(torch.float32)
+        ids = targets.masked_fill(targets < 0, -1)
+        args = (logits.requires_grad_(), ids, 1.0, None, 1.0, False, "eager", ",".join(stats))
+        torch.library.opcheck(torch.ops.fastpref.logprobs, args)
+        p = oracle.make_problem(torch.float32, [9])
+        ids = p.targets.masked_fill(p.targets < 0, -1)
+        args = (p.hidden, p.weight, p.bias, ids, 1.0, None, 1.0, 128, 64, "eager", ",".join(stats))
+        torch.library.opcheck(torch.ops.fastpref.linear_logprobs, args)
 
     def test_logprobs_backward(self):
         logits, targets = rows(torch.float32)
@@ -257,6 +354,9 @@ class TestOperators:
         (lambda x, t: fastpref.logprobs(x.double(), t, backend="cpu"), ValueError, ["backend='cpu'", "cannot be used"]),
         (lambda x, t: fastpref.logprobs(x * math.nan, t), ValueError, ["logits", "NaN", "row 1"]),
         (lambda x, t: fastpref.linear_logprobs(x, x[:, :5], t), ValueError, ["weight", "[V, 130]"]),
+        (lambda x, t: fastpref.logprobs(x, t, stats=("entropi",)), ValueError, ["stats", "mean 'entropy'?"]),
+        (lambda x, t: fastpref.logprobs(x, t, stats="entropy"), TypeError, ["stats", "tuple of names", "'entropy'"]),
+        (lambda x, t: fastpref.linear_logprobs(x, x, t % 9, stats=("lse2",)), ValueError, ["stats", "'lse2'"]),
     ],
 )
 def test_bad_input(call, error, words):

@@ -1,4 +1,4 @@
-// Online log-sum-exp: a sum of exponentials relative to a reference, s = sum exp(z - m).
+// Online log-sum-exp: a sum of exponentials relative to a reference, s = sum exp(z - m), and its two companions.
 // The reference need not be the maximum, only finite and so close to it that s neither overflows nor vanishes.
 #pragma once
 
@@ -9,13 +9,22 @@
 namespace fastpref {
 
 struct LogSum {
-  float m;   // -inf while nothing finite was seen (then s is 0)
-  double s;  // NaN once anything made the sum undefined
+  float m;        // -inf while nothing finite was seen (then s is 0)
+  double s;       // NaN once anything made the sum undefined
+  double s2 = 0;  // sum exp(2 (z - m)), where it was asked for
+  double sd = 0;  // sum exp(z - m) (z - m), where it was asked for
 };
 
-// The same sum relative to another finite reference.
+// The same sums relative to another finite reference.
 FASTPREF_FN void rebase(LogSum* sum, float m) {
-  sum->s *= exp(static_cast<double>(sum->m) - m);  // 0 * exp(-inf) for a sum with nothing in it
+  if (sum->s == 0.0) {  // nothing in it: there may be no old reference to come from
+    sum->m = m;
+    return;
+  }
+  const double step = static_cast<double>(sum->m) - m, factor = exp(step);
+  sum->sd = factor * (sum->sd + step * sum->s);
+  sum->s2 *= factor * factor;
+  sum->s *= factor;
   sum->m = m;
 }
 

@@ -1,4 +1,4 @@
-// Arguments of the two row primitives (fastpref/backends/base.py holds their contract). Plain data: no owner, no torch
+// Arguments of the row primitives (fastpref/backends/base.py holds their contract). Plain data: no owner, no torch
 // type. Logits are [rows, cols] of `dtype` covering vocabulary columns [col0, col0 + cols), last dimension contiguous;
 // strides count elements. Per-row arrays are contiguous. A negative target marks an ignored row.
 #pragma once
@@ -19,6 +19,12 @@ struct RowStatsArgs {
   float* m;   // running reference, updated
   float* s;   // running sum exp(z - m), updated
   float* zt;  // z of the target, written where the chunk holds it
+  // Null where not asked for:
+  float* s2;        // running sum exp(2 (z - m)), updated
+  float* sd;        // running sum exp(z - m) (z - m), updated
+  float* total;     // running sum z, updated
+  float* top;       // largest logit so far (negated where z falls with it), updated
+  int64_t* argmax;  // its column, updated; null exactly where top is
   Transform transform;
   int threads;
 };
@@ -35,6 +41,27 @@ struct RowGradArgs {
   void* out;  // may be `logits` with the same stride
   int64_t out_stride;
   Transform transform;
+  int threads;
+};
+
+// Both rows of a divergence; `policy` and `reference` differ in logits, stride and state only.
+struct RowKlStatsArgs {
+  int64_t rows, cols;
+  RowStatsArgs policy, reference;
+  float* cross;  // running sum exp(a - m_a) ((a - m_a) - (b - m_b)), updated
+  bool forward;  // the reference measures (a), the policy is the other (b); else the other way round
+  int threads;
+};
+
+struct RowKlGradArgs {
+  int64_t rows, cols;
+  RowGradArgs policy;
+  const void* ref_logits;
+  int64_t ref_logits_stride;
+  const float* ref_lse;
+  const float* kl;
+  const float* kl_coef;
+  bool forward;
   int threads;
 };
 

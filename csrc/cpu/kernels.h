@@ -8,6 +8,8 @@ namespace fastpref {
 struct RowKernels {
   void (*row_stats)(const RowStatsArgs&);
   void (*row_grad)(const RowGradArgs&);
+  void (*row_kl_stats)(const RowKlStatsArgs&);
+  void (*row_kl_grad)(const RowKlGradArgs&);
 };
 
 extern const RowKernels kBaselineRows;

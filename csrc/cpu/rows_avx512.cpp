@@ -7,10 +7,10 @@
 #define FASTPREF_ISA avx512
 #include "vec_avx512.h"
 
-#include "rows_impl.h"
+#include "divergence_impl.h"
 
 namespace fastpref {
 
-const RowKernels kAvx512Rows = {avx512::row_stats, avx512::row_grad};
+const RowKernels kAvx512Rows = {avx512::row_stats, avx512::row_grad, avx512::row_kl_stats, avx512::row_kl_grad};
 
 }  // namespace fastpref

@@ -4,7 +4,9 @@
 //            maximum: a block is summed relative to m, and only a sum that jumps, because something lies well above m,
 //            makes the block (by then in L1) be redone relative to its own maximum. The common path has no maximum at
 //            all. fp32 lanes add kTermsPerLane terms; blocks add up in double. The target's z comes out of the same
-//            vector code, so that it cancels against the z inside its row's sum.
+//            vector code, so that it cancels against the z inside its row's sum. The companions of the sum (Moments) are
+//            compiled apart, so that the plain sum pays nothing for them; the total and the maximum of a block come
+//            from the block in L1, right after its sum.
 // row_grad   reads and writes each logit once, in place or not; rows without a gradient are only written.
 //
 // Bits do not depend on strides, alignment, threads or scheduling: a row belongs to one thread and is always cut into
@@ -35,12 +37,25 @@ struct Identity {
   Vec z(Vec x) const { return x; }
 };
 
+// x or -x: which logit is the largest, whatever rounding does to z.
+struct Oriented {
+  Vec sign;
+
+  Vec z(Vec x) const { return mul(x, sign); }
+};
+
 struct Scaled {
   Vec scale;
 
   explicit Scaled(const Transform& t) : scale(set1(t.scale)) {}
 
   Vec z(Vec x) const { return mul(x, scale); }
+
+  // The slope is dz/dx over the transform's constant factor.
+  Vec z_and_slope(Vec x, Vec* slope) const {
+    *slope = set1(1.0f);
+    return z(x);
+  }
 
   // exp(z + shift), where the constant dz/dx is left to the factor inside exp.
   Vec gradient(Vec x, Vec shift, const ScaledExp& exp) const { return exp(fmadd(x, scale, shift)); }
@@ -53,14 +68,16 @@ struct Softcap {
 
   Vec z(Vec x) const {
     Vec unused;
-    return mul(tanh(mul(x, in), &unused), out);
+    return z_and_slope(x, &unused);
   }
+
+  Vec z_and_slope(Vec x, Vec* slope) const { return mul(tanh(mul(x, in), slope), out); }
 
   // exp(z + shift) * (1 - tanh^2), where dz/dx at 0 is left to the factor inside exp.
   Vec gradient(Vec x, Vec shift, const ScaledExp& exp) const {
     Vec slope;
-    const Vec z = mul(tanh(mul(x, in), &slope), out);
-    return mul(exp(add(z, shift)), slope);
+    const Vec capped = z_and_slope(x, &slope);
+    return mul(exp(add(capped, shift)), slope);
   }
 };
 
@@ -100,57 +117,135 @@ static float block_max(const T* x, int n, const Z& t) {
   return reduce_max(top);
 }
 
-// sum exp(z - m) over a block of at most kBlock columns.
-template <class T, class Z>
-static float block_sum(const T* x, int n, const Z& t, float m) {
+// Which sums of a block are formed: s alone, s and s2, or s, s2 and sd (see LogSum).
+enum Moments { kSum, kSquares, kEntropy };
+
+template <Moments kMoments>
+struct BlockSum {
+  Vec s, s2, sd;
+
+  BlockSum() : s(set1(0.0f)), s2(s), sd(s) {}
+
+  // Adds e = exp(d). The bound makes 0 of the 0 * -inf of an excluded logit, and touches no e that is not 0.
+  void operator()(Vec e, Vec d) {
+    s = add(s, e);
+    if (kMoments >= kSquares) s2 = fmadd(e, e, s2);
+    if (kMoments >= kEntropy) sd = fmadd(e, max(d, set1(-1e4f)), sd);
+  }
+};
+
+// sum exp(z - m), and its companions, over a block of at most kBlock columns.
+template <Moments kMoments, class T, class Z>
+static LogSum block_sum(const T* x, int n, const Z& t, float m) {
   const Vec zero = set1(0.0f), reference = set1(m);
   const ScaledExp exp(1.0f);
-  Vec sum[4] = {zero, zero, zero, zero}, v[4];
+  BlockSum<kMoments> sum[4];
+  Vec v[4];
   int i = 0;
   for (; i + 2 * kPair <= n; i += 2 * kPair) {
     prefetch(x + i);
     load2(x + i, v, v + 1);
     load2(x + i + kPair, v + 2, v + 3);
-    for (int k = 0; k < 4; k++) sum[k] = add(sum[k], exp(sub(t.z(v[k]), reference)));
+    for (int k = 0; k < 4; k++) {
+      const Vec d = sub(t.z(v[k]), reference);
+      sum[k](exp(d), d);
+    }
   }
   if (i + kPair <= n) {
     load2(x + i, v, v + 1);
-    for (int k = 0; k < 2; k++) sum[k] = add(sum[k], exp(sub(t.z(v[k]), reference)));
+    for (int k = 0; k < 2; k++) {
+      const Vec d = sub(t.z(v[k]), reference);
+      sum[k](exp(d), d);
+    }
     i += kPair;
   }
   if (i < n) {
     Vec weight[2];
     load_tail(x + i, n - i, v, weight);
     for (int k = 0; k < 2; k++) {
-      const Vec e = exp(sub(t.z(v[k]), reference));
-      sum[2 + k] = add(sum[2 + k], select_less(zero, weight[k], e, zero));
+      const Vec d = select_less(zero, weight[k], sub(t.z(v[k]), reference), zero);
+      sum[2 + k](select_less(zero, weight[k], exp(d), zero), d);
     }
   }
-  return reduce_add(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
+  const auto over = [&](Vec BlockSum<kMoments>::* part) {
+    return static_cast<double>(reduce_add(add(add(sum[0].*part, sum[1].*part), add(sum[2].*part, sum[3].*part))));
+  };
+  LogSum found = {m, over(&BlockSum<kMoments>::s)};
+  if (kMoments >= kSquares) found.s2 = over(&BlockSum<kMoments>::s2);
+  if (kMoments >= kEntropy) found.sd = over(&BlockSum<kMoments>::sd);
+  return found;
 }
 
+// sum z over a block.
 template <class T, class Z>
-static LogSum fold_row(const T* x, int64_t n, const Z& t, LogSum sum) {
+static float block_total(const T* x, int n, const Z& t) {
+  const Vec zero = set1(0.0f);
+  Vec sum[2] = {zero, zero}, v[2];
+  int i = 0;
+  for (; i + kPair <= n; i += kPair) {
+    load2(x + i, v, v + 1);
+    for (int k = 0; k < 2; k++) sum[k] = add(sum[k], t.z(v[k]));
+  }
+  if (i < n) {
+    Vec weight[2];
+    load_tail(x + i, n - i, v, weight);
+    for (int k = 0; k < 2; k++) sum[k] = add(sum[k], select_less(zero, weight[k], t.z(v[k]), zero));
+  }
+  return reduce_add(add(sum[0], sum[1]));
+}
+
+// What a row accumulates beside its log-sum-exp.
+struct Extremes {
+  bool total_asked, top_asked;
+  double total;
+  float top;  // the largest x, or the largest -x where z falls with x
+  int64_t argmax;
+};
+
+// Folds a block that starts at this column. The place is looked for only in a block that has a new maximum.
+template <class T, class Z>
+static void fold_extremes(const T* x, int n, int64_t column, const Z& t, const Transform& transform, Extremes* row) {
+  if (row->total_asked) row->total += block_total(x, n, t);
+  if (!row->top_asked) return;
+  const float sign = transform.scale < 0.0f ? -1.0f : 1.0f;
+  const float top = block_max(x, n, Oriented{set1(sign)});
+  if (!(top > row->top)) return;
+  row->top = top;
+  int i = 0;
+  while (i + kPair < n && block_max(x + i, kPair, Oriented{set1(sign)}) != top) i += kPair;
+  while (i < n - 1 && sign * to_float(x[i]) != top) i++;
+  row->argmax = column + i;
+}
+
+template <Moments kMoments, class T, class Z>
+static LogSum fold_row(const T* x, int64_t n, int64_t col0, const Z& t, LogSum sum, const Transform& transform,
+                       Extremes* extremes) {
   float limit = kJump;
+  const bool extreme = extremes->total_asked || extremes->top_asked;
   for (int64_t start = 0; start < n; start += kBlock) {
     const T* block = x + start;
     const int length = static_cast<int>(n - start < kBlock ? n - start : kBlock);
     const bool first = sum.m == -INFINITY;
-    float s = first ? INFINITY : block_sum(block, length, t, sum.m);
-    if (s > limit) {
+    LogSum part = {sum.m, INFINITY};
+    if (!first) part = block_sum<kMoments>(block, length, t, sum.m);
+    if (part.s > limit) {
       const float top = block_max(block, length, t);
       if (first && top == -INFINITY) {
-        s = block_sum(block, length, t, 0.0f);  // 0, unless there is a NaN that the maximum passed over
+        part = block_sum<kMoments>(block, length, t, 0.0f);  // 0, unless there is a NaN that the maximum passed over
       } else if (!(top < INFINITY)) {
         return {first ? 0.0f : sum.m, NAN};
       } else if (top > sum.m) {
         rebase(&sum, top);
-        s = block_sum(block, length, t, top);
+        part = block_sum<kMoments>(block, length, t, top);
         limit = kJump;
       }
+      const float s = static_cast<float>(part.s);
       if (2.0f * s > limit) limit = 2.0f * s;  // a flat row has large sums without anything above m
     }
-    sum.s += s;
+    sum.s += part.s;
+    sum.s2 += part.s2;
+    sum.sd += part.sd;
+    if (extreme) fold_extremes(block, length, col0 + start, t, transform, extremes);
   }
   normalise(&sum);
   return sum;
@@ -162,14 +257,27 @@ static float z_of(const Z& t, float x) {
   return reduce_max(t.z(set1(x)));
 }
 
-template <class T, class Z>
+template <class T, class Z, Moments kMoments>
 static void stats_row(const RowStatsArgs& a, int64_t r) {
   if (a.targets[r] < 0) return;
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   const Z t(a.transform);
-  const LogSum sum = fold_row(x, a.cols, t, {a.m[r], a.s[r]});
+  Extremes extremes = {a.total != nullptr, a.top != nullptr, 0.0, 0.0f, 0};
+  if (a.top) {
+    extremes.top = a.top[r];
+    extremes.argmax = a.argmax[r];
+  }
+  const LogSum before = {a.m[r], a.s[r], a.s2 ? a.s2[r] : 0.0, a.sd ? a.sd[r] : 0.0};
+  const LogSum sum = fold_row<kMoments>(x, a.cols, a.col0, t, before, a.transform, &extremes);
   a.m[r] = sum.m;
   a.s[r] = static_cast<float>(sum.s);
+  if (a.s2) a.s2[r] = static_cast<float>(sum.s2);
+  if (a.sd) a.sd[r] = static_cast<float>(sum.sd);
+  if (a.total) a.total[r] = static_cast<float>(a.total[r] + extremes.total);
+  if (a.top) {
+    a.top[r] = extremes.top;
+    a.argmax[r] = extremes.argmax;
+  }
   const int64_t j = a.targets[r] - a.col0;
   if (j >= 0 && j < a.cols) a.zt[r] = z_of(t, to_float(x[j]));
 }
@@ -239,12 +347,16 @@ static void for_each_row(const Args& a, void (*row)(const Args&, int64_t)) {
   for (int64_t r = 0; r < a.rows; r++) row(a, r);
 }
 
+template <class T, class Z>
+static void row_stats_with(const RowStatsArgs& a) {
+  for_each_row(a, a.sd ? stats_row<T, Z, kEntropy> : a.s2 ? stats_row<T, Z, kSquares> : stats_row<T, Z, kSum>);
+}
+
 template <class T>
 static void row_stats_of(const RowStatsArgs& a) {
   const Transform& t = a.transform;
-  for_each_row(a, t.has_softcap     ? stats_row<T, Softcap>
-                  : t.scale == 1.0f ? stats_row<T, Identity>
-                                    : stats_row<T, Scaled>);
+  if (t.has_softcap) return row_stats_with<T, Softcap>(a);
+  t.scale == 1.0f ? row_stats_with<T, Identity>(a) : row_stats_with<T, Scaled>(a);
 }
 
 template <class T>

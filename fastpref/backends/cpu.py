@@ -12,13 +12,14 @@ import json
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch  # before fastpref._C, so that both use the OpenMP runtime that torch brings
 from torch import Tensor
 
-from .base import LogitTransform, RowState
+from .base import Direction, KlState, LogitTransform, RowState
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Version of the functions of ``fastpref._C`` that this file was written for."""
 
 BUILD_RECORD = Path(__file__).resolve().parent.parent / "_build_info.json"
@@ -53,6 +54,10 @@ def load_native() -> ModuleType:
     return native
 
 
+def _address(values: Tensor | None) -> int:
+    return 0 if values is None else values.data_ptr()
+
+
 class CpuBackend:
     """The row primitives in C++ (``csrc/cpu``)."""
 
@@ -77,25 +82,36 @@ class CpuBackend:
             return f"the native kernels take float32, bfloat16 and float16 logits, found {dtype}"
         return None
 
+    def _common(self, logits: Tensor, targets: Tensor, col0: int, transform: LogitTransform) -> dict[str, Any]:
+        """The arguments that every primitive takes."""
+        return {
+            "dtype": self._dtypes[logits.dtype],
+            "logits": logits.data_ptr(),
+            "logits_stride": logits.stride(0),
+            "rows": logits.shape[0],
+            "cols": logits.shape[1],
+            "col0": col0,
+            "targets": targets.data_ptr(),
+            "logit_scale": transform.logit_scale,
+            "softcap": transform.softcap,
+            "temperature": transform.temperature,
+            "threads": torch.get_num_threads(),
+        }
+
     def row_stats(
         self, logits: Tensor, targets: Tensor, state: RowState, *, col0: int, transform: LogitTransform
     ) -> None:
         """See the protocol."""
         self._native.row_stats(
-            dtype=self._dtypes[logits.dtype],
-            logits=logits.data_ptr(),
-            logits_stride=logits.stride(0),
-            rows=logits.shape[0],
-            cols=logits.shape[1],
-            col0=col0,
-            targets=targets.data_ptr(),
+            **self._common(logits, targets, col0, transform),
             m=state.m.data_ptr(),
             s=state.s.data_ptr(),
             zt=state.zt.data_ptr(),
-            logit_scale=transform.logit_scale,
-            softcap=transform.softcap,
-            temperature=transform.temperature,
-            threads=torch.get_num_threads(),
+            s2=_address(state.s2),
+            sd=_address(state.sd),
+            total=_address(state.total),
+            top=_address(state.top),
+            argmax=_address(state.argmax),
         )
 
     def row_grad(
@@ -114,20 +130,73 @@ class CpuBackend:
         # Coefficients are often expanded scalars or slices; these copies are [R].
         lse, onehot_coef, softmax_coef = lse.contiguous(), onehot_coef.contiguous(), softmax_coef.contiguous()
         self._native.row_grad(
-            dtype=self._dtypes[logits.dtype],
-            logits=logits.data_ptr(),
-            logits_stride=logits.stride(0),
-            rows=logits.shape[0],
-            cols=logits.shape[1],
-            col0=col0,
-            targets=targets.data_ptr(),
+            **self._common(logits, targets, col0, transform),
             lse=lse.data_ptr(),
             onehot_coef=onehot_coef.data_ptr(),
             softmax_coef=softmax_coef.data_ptr(),
             out=out.data_ptr(),
             out_stride=out.stride(0),
-            logit_scale=transform.logit_scale,
-            softcap=transform.softcap,
-            temperature=transform.temperature,
-            threads=torch.get_num_threads(),
+        )
+
+    def row_kl_stats(
+        self,
+        logits: Tensor,
+        ref_logits: Tensor,
+        targets: Tensor,
+        state: KlState,
+        *,
+        col0: int,
+        transform: LogitTransform,
+        direction: Direction,
+    ) -> None:
+        """See the protocol."""
+        self._native.row_kl_stats(
+            **self._common(logits, targets, col0, transform),
+            ref_logits=ref_logits.data_ptr(),
+            ref_logits_stride=ref_logits.stride(0),
+            m=state.policy.m.data_ptr(),
+            s=state.policy.s.data_ptr(),
+            zt=state.policy.zt.data_ptr(),
+            ref_m=state.reference.m.data_ptr(),
+            ref_s=state.reference.s.data_ptr(),
+            ref_zt=state.reference.zt.data_ptr(),
+            cross=state.cross.data_ptr(),
+            forward=direction == "forward",
+        )
+
+    def row_kl_grad(
+        self,
+        logits: Tensor,
+        ref_logits: Tensor,
+        targets: Tensor,
+        lse: Tensor,
+        ref_lse: Tensor,
+        kl: Tensor,
+        onehot_coef: Tensor,
+        softmax_coef: Tensor,
+        kl_coef: Tensor,
+        out: Tensor,
+        *,
+        col0: int,
+        transform: LogitTransform,
+        direction: Direction,
+    ) -> None:
+        """See the protocol."""
+        per_row = {
+            "lse": lse,
+            "ref_lse": ref_lse,
+            "kl": kl,
+            "onehot_coef": onehot_coef,
+            "softmax_coef": softmax_coef,
+            "kl_coef": kl_coef,
+        }
+        kept = {name: values.contiguous() for name, values in per_row.items()}
+        self._native.row_kl_grad(
+            **self._common(logits, targets, col0, transform),
+            **{name: values.data_ptr() for name, values in kept.items()},
+            ref_logits=ref_logits.data_ptr(),
+            ref_logits_stride=ref_logits.stride(0),
+            out=out.data_ptr(),
+            out_stride=out.stride(0),
+            forward=direction == "forward",
         )

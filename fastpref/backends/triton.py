@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import LogitTransform, RowState
+from .base import Direction, KlState, LogitTransform, RowState
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -20,7 +20,7 @@ def _scale_and_cap(transform: LogitTransform) -> tuple[float, float | None]:
 
 
 class TritonBackend:
-    """One launch per primitive, no host synchronisation, no atomics."""
+    """One launch per primitive (three for the statistics of a divergence), no host synchronisation, no atomics."""
 
     name = "triton"
 
@@ -31,10 +31,12 @@ class TritonBackend:
             raise ImportError(
                 f"triton cannot be imported ({error}); it comes with PyTorch's CUDA and ROCm builds, or with fastpref[triton]"
             ) from error
-        from fastpref.kernels import row_grad, row_stats, tiling
+        from fastpref.kernels import row_grad, row_kl, row_stats, tiling
 
         self._row_stats = row_stats.row_stats
         self._row_grad = row_grad.row_grad
+        self._row_cross = row_kl.row_cross
+        self._row_kl_grad = row_kl.row_kl_grad
         self._interpreted = tiling.INTERPRETED
         self._version = triton.__version__
 
@@ -58,7 +60,7 @@ class TritonBackend:
     ) -> None:
         """See the protocol."""
         scale, cap = _scale_and_cap(transform)
-        self._row_stats(logits, targets, state.m, state.s, state.zt, col0=col0, scale=scale, cap=cap)
+        self._row_stats(logits, targets, **vars(state), col0=col0, scale=scale, cap=cap)
 
     def row_grad(
         self,
@@ -75,3 +77,55 @@ class TritonBackend:
         """See the protocol."""
         scale, cap = _scale_and_cap(transform)
         self._row_grad(logits, targets, lse, onehot_coef, softmax_coef, out, col0=col0, scale=scale, cap=cap)
+
+    def row_kl_stats(
+        self,
+        logits: Tensor,
+        ref_logits: Tensor,
+        targets: Tensor,
+        state: KlState,
+        *,
+        col0: int,
+        transform: LogitTransform,
+        direction: Direction,
+    ) -> None:
+        """See the protocol."""
+        a, b = state.pair(direction)
+        before = (a.m.clone(), a.s.clone(), b.m.clone())
+        self.row_stats(logits, targets, state.policy, col0=col0, transform=transform)
+        self.row_stats(ref_logits, targets, state.reference, col0=col0, transform=transform)
+        x, y = (ref_logits, logits) if direction == "forward" else (logits, ref_logits)
+        scale, cap = _scale_and_cap(transform)
+        self._row_cross(x, y, targets, before, (a.m, b.m), state.cross, scale=scale, cap=cap)
+
+    def row_kl_grad(
+        self,
+        logits: Tensor,
+        ref_logits: Tensor,
+        targets: Tensor,
+        lse: Tensor,
+        ref_lse: Tensor,
+        kl: Tensor,
+        onehot_coef: Tensor,
+        softmax_coef: Tensor,
+        kl_coef: Tensor,
+        out: Tensor,
+        *,
+        col0: int,
+        transform: LogitTransform,
+        direction: Direction,
+    ) -> None:
+        """See the protocol."""
+        scale, cap = _scale_and_cap(transform)
+        self._row_kl_grad(
+            logits,
+            ref_logits,
+            targets,
+            (lse, ref_lse, kl),
+            (onehot_coef, softmax_coef, kl_coef),
+            out,
+            forward=direction == "forward",
+            col0=col0,
+            scale=scale,
+            cap=cap,
+        )

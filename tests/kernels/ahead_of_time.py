@@ -19,6 +19,7 @@ from triton.backends.driver import DriverBase
 from triton.runtime import JITFunction, driver
 
 from fastpref.backends import LogitTransform, RowState
+from fastpref.backends.base import STATISTICS, KlState
 from fastpref.backends.triton import TritonBackend
 from fastpref.kernels import tiling
 
@@ -62,8 +63,10 @@ class StandInDriver(DriverBase):
         return None
 
 
-def compile_row_kernels(shape: tuple[int, int], dtype: torch.dtype, transform: LogitTransform) -> dict[str, object]:
-    """Run the backend's two primitives with launches replaced by compilations; returns the compiled kernels by name."""
+def compile_row_kernels(
+    shape: tuple[int, int], dtype: torch.dtype, transform: LogitTransform, stats: tuple[str, ...]
+) -> dict[str, object]:
+    """Run the backend's primitives with launches replaced by compilations; returns the compiled kernels by name."""
     compiled: dict[str, object] = {}
 
     def compile_instead(self: JITFunction, grid: tuple[int, ...]):
@@ -77,10 +80,14 @@ def compile_row_kernels(shape: tuple[int, int], dtype: torch.dtype, transform: L
     per_row = torch.zeros(shape[0])
     backend = TritonBackend()
     JITFunction.__getitem__ = compile_instead
-    backend.row_stats(
-        logits, targets, RowState.start(shape[0], logits.device, torch.float32), col0=0, transform=transform
-    )
+    state = RowState.start(shape[0], logits.device, torch.float32, stats)
+    backend.row_stats(logits, targets, state, col0=0, transform=transform)
     backend.row_grad(logits, targets, per_row, per_row, per_row, logits, col0=0, transform=transform)
+    if not stats:  # which would take the place of the kernel with them
+        how = {"col0": 0, "transform": transform, "direction": "forward"}
+        both = KlState.start(shape[0], logits.device, torch.float32)
+        backend.row_kl_stats(logits, logits.clone(), targets, both, **how)
+        backend.row_kl_grad(logits, logits.clone(), targets, *[per_row] * 6, logits, **how)
     return compiled
 
 
@@ -125,11 +132,13 @@ def amd_report(assembly: str) -> dict[str, int]:
     }
 
 
-def report(target: str, shape: str, dtype: str, transform: LogitTransform) -> dict[str, dict[str, int]]:
+def report(
+    target: str, shape: str, dtype: str, transform: LogitTransform, stats: tuple[str, ...] = ()
+) -> dict[str, dict[str, int]]:
     """One target's row kernels, each with its resources."""
     driver.set_active(StandInDriver(TARGETS[target]))
     tiling.warp_size.cache_clear()
-    kernels = compile_row_kernels(SHAPES[shape], getattr(torch, dtype), transform)
+    kernels = compile_row_kernels(SHAPES[shape], getattr(torch, dtype), transform, stats)
     amd = TARGETS[target].backend == "hip"
     return {
         name: amd_report(kernel.asm["amdgcn"]) if amd else nvidia_report(kernel.asm["ptx"], kernel.asm["cubin"])
@@ -144,10 +153,15 @@ def main() -> None:
         ("sm_90", "long_rows", "float32", plain),
         ("sm_90", "long_rows", "bfloat16", softcap),
         ("sm_90", "one_column", "float16", plain),
+        *(("sm_90", "long_rows", dtype, plain, STATISTICS) for dtype in ("float32", "bfloat16")),
+        ("gfx942", "long_rows", "bfloat16", softcap, STATISTICS),
+        ("sm_90", "long_rows", "bfloat16", plain, ("log_sum_sq_probs",)),
     ]
-    json.dump(
-        {"|".join([*case[:3], "softcap" if case[3].softcap else "plain"]): report(*case) for case in cases}, sys.stdout
-    )
+
+    def name(case: tuple) -> str:
+        return "|".join([*case[:3], "softcap" if case[3].softcap else "plain", *("+".join(x) for x in case[4:])])
+
+    json.dump({name(case): report(*case) for case in cases}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ import torch
 
 from fastpref.backends import LogitTransform, RowState, load
 
+from ..backends import test_row_divergence as divergence
+from ..backends import test_row_statistics as statistics
+from ..backends.cases import PLAIN, draw
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA or ROCm GPU"),
@@ -59,3 +63,32 @@ def test_statistics_and_gradient(backend, dtype, shape, softcap) -> None:
     for value, reference, expected in zip(got, plain, exact, strict=True):
         allowed = 3 * (reference.to(value.dtype).double() - expected).abs().max() + 6e-6  # 3 ulp of a logit of 20
         assert (value.double() - expected).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("columns", [1, 50257, 128256])
+def test_statistics_that_were_asked_for(backend, dtype, columns) -> None:
+    logits, targets = (x.to(DEVICE) for x in draw(columns, dtype))
+    for cuts in ((), (columns // 3,)) if columns > 1 else ((),):
+        found = statistics.fold(backend, logits, targets, cuts=cuts)
+        statistics.assert_statistics(logits, targets, PLAIN, found)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("columns", [1, 50257, 128256])
+def test_divergence(backend, dtype, columns, direction) -> None:
+    logits, ref_logits, targets = (x.to(DEVICE) for x in divergence.pair(columns, dtype))
+    cuts = (columns // 3,) if columns > 1 else ()
+    state = divergence.fold(backend, logits, ref_logits, targets, direction, cuts=cuts)
+    divergence.assert_kl(logits, ref_logits, targets, direction, PLAIN, state)
+    made = divergence.coefficients(len(targets))
+    rows = (*divergence.per_row(logits, ref_logits, targets, direction, PLAIN), *(c.to(DEVICE) for c in made))
+    out = divergence.gradient(backend, logits, ref_logits, targets, rows, direction)
+    divergence.assert_gradient(logits, ref_logits, targets, rows, direction, PLAIN, out)
+    same = divergence.fold(backend, logits, logits.clone(), targets, direction, cuts=cuts).finish(targets, direction)
+    assert torch.equal(same[0], same[2])
+    assert (same[-1] == 0).all()
+    zero, one = torch.zeros_like(same[1]), torch.ones_like(same[1])
+    rows = (same[1], same[3], same[4], zero, zero, one)
+    assert (divergence.gradient(backend, logits, logits.clone(), targets, rows, direction) == 0).all()

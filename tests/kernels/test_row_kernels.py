@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from fastpref.backends import LogitTransform, RowState
+from fastpref.backends.base import STATISTICS
 
+from ..backends import test_row_statistics as statistics
+from ..backends.cases import EXTREME
 from ..emulation import Launch, require_triton, watch
 
 require_triton()
@@ -231,6 +234,76 @@ def test_softcap_is_accurate_for_small_and_large_arguments(backend, size) -> Non
     out = grad(backend, x, targets, state.zt, (torch.zeros(2), -torch.ones(2)), t, torch.empty_like(x))
     exact = 1 / torch.cosh(x.double() / 5) ** 2
     torch.testing.assert_close(out.double(), exact, rtol=3e-6, atol=1e-12)
+
+
+# --- statistics that were asked for ------------------------------------------------------------------------------------
+
+
+@cases
+@pytest.mark.parametrize("count", [1, 3])
+def test_statistics(backend, dtype, columns, name, count) -> None:
+    logits, targets = draw(dtype, 5, columns)
+    cuts = tuple(last for _, last in chunks(columns, count))[:-1]
+    found = statistics.fold(backend, logits, targets, TRANSFORMS[name], cuts)
+    statistics.assert_statistics(logits, targets, TRANSFORMS[name], found)
+
+
+@pytest.mark.parametrize("chunk", [None, 701])
+@pytest.mark.parametrize("name", EXTREME)
+def test_statistics_of_extreme_values(backend, name, chunk) -> None:
+    build, wanted = EXTREME[name]
+    logits, targets = build().repeat(len(wanted), 1), torch.tensor(wanted)
+    cuts = () if chunk is None else tuple(range(chunk, logits.shape[1], chunk))
+    statistics.assert_statistics(logits, targets, PLAIN, statistics.fold(backend, logits, targets, cuts=cuts))
+
+
+@dtypes
+@pytest.mark.parametrize("places", [(3, 900), (1023, 1024), (5, 4096), (2047, 4098)], ids=str)
+@pytest.mark.parametrize("cuts", [(), (900,)], ids=str)
+def test_argmax_is_the_first_of_equals(backend, dtype, places, cuts) -> None:
+    logits = draw(dtype, 2, 4099)[0]
+    logits[:, places] = 60.0
+    targets = torch.zeros(2, dtype=torch.int64)
+    assert (statistics.fold(backend, logits, targets, cuts=cuts).argmax == places[0]).all()
+
+
+def test_argmax_where_the_transform_falls(backend) -> None:
+    logits, targets = draw(torch.float32, 3, 500)
+    logits[:, 499] = -60.0
+    found = statistics.fold(backend, logits, targets, TRANSFORMS["negative scale"], cuts=(100,))
+    assert (found.argmax == 499).all()
+
+
+@pytest.mark.parametrize("stats", [*((name,) for name in STATISTICS), ("argmax", "log_sum_sq_probs")], ids=str)
+def test_each_statistic_alone(backend, stats) -> None:
+    logits, targets = draw(torch.float32, 5, 1000)
+    alone = statistics.fold(backend, logits, targets, stats=stats)
+    together = statistics.fold(backend, logits, targets)
+    assert {name for name in STATISTICS if getattr(alone, name) is not None} == set(stats)
+    for name in ("logps", "lse", *stats):  # the tiling depends on what is asked for
+        torch.testing.assert_close(getattr(alone, name), getattr(together, name), rtol=3e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_undefined_rows_become_nan_in_every_floating_statistic(backend, bad) -> None:
+    logits = torch.ones(4, 1000)
+    logits[0, 0] = logits[1, 500] = logits[2, 999] = bad
+    found = statistics.fold(backend, logits, torch.zeros(4, dtype=torch.int64), cuts=(300,))
+    for name in statistics.FLOATING:
+        assert getattr(found, name).isnan().tolist() == [True, True, True, False], name
+
+
+def test_statistics_read_each_active_logit_once_too(backend, launches: list[Launch]) -> None:
+    logits, targets = draw(torch.bfloat16, 8, 4099)
+    statistics.fold(backend, logits, targets)
+    (launch,) = launches
+    live = targets >= 0
+    expected = live[:, None].expand(8, 4099).int().clone()
+    expected[live, targets[live]] += 1
+    assert np.array_equal(launch.reads("x_ptr"), expected.numpy())
+    assert launch.bytes_stored() == int(live.sum()) * (7 * 4 + 8)
+    for name in ("s2_ptr", "sd_ptr", "total_ptr", "top_ptr", "argmax_ptr"):
+        assert launch.writes(name)[3] == 0
 
 
 # --- special values --------------------------------------------------------------------------------------------------

@@ -1,0 +1,174 @@
+"""Prints device forms (:mod:`fastpref.objectives.device`) as C++ for host and CUDA, and as Triton.
+
+Both texts are one function per form, its steps in order; there is no formula here. The C++ goes into ``csrc/core``, the Triton into
+``kernels``: ``python csrc/generate_heads.py`` writes both, a test compiles and runs them against the definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .device import DeviceForm, Operand, Step
+
+_INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+}
+_TRUTH = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not")
+
+MADE = "Made by csrc/generate_heads.py from fastpref/objectives; edit those."
+
+
+def cpp(forms: Sequence[DeviceForm]) -> str:
+    """A header with one function template per form, and a list of them all."""
+    lines = [
+        "// The objective stage of every loss that has a device form: loss and derivatives of one item.",
+        "//",
+        f"// {MADE} One function per form: in, hyper -> out, in the order",
+        "// that its comment names; w is the chosen sequence of a pair, l the rejected one. T is float or double.",
+        "// clang-format off",
+        "#pragma once",
+        "",
+        '#include "scalar.h"',
+        "",
+        "namespace fastpref {",
+        "",
+        *(line for form in forms for line in _cpp_function(form)),
+        "// X(name, kind, inputs, hyper-parameters, outputs) for every function above.",
+        "#define FASTPREF_HEADS(X) \\",
+        *(
+            f"  X({f.name}, {f.kind}, {len(f.inputs)}, {len(f.hyper)}, {len(f.outputs)})"
+            + (" \\" if i + 1 < len(forms) else "")
+            for i, f in enumerate(forms)
+        ),
+        "",
+        "}  // namespace fastpref",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cpp_function(form: DeviceForm) -> list[str]:
+    names = {n: f"in[{i}]" for i, n in enumerate(form.inputs)} | {n: f"hyper[{i}]" for i, n in enumerate(form.hyper)}
+    truth: set[str] = set()
+    body = []
+    for step in form.steps:
+        kind = "bool" if _is_truth(step, truth) else "T"
+        body.append(f"  const {kind} {step.name} = {_cpp_expression(step, names)};")
+    outputs = [f"  out[{i}] = {_cpp_operand(o, names)};" for i, o in enumerate(form.outputs)]
+    return [
+        *_comment(form, "//"),
+        "template <typename T>",
+        f"FASTPREF_FN void head_{form.name}(const T* in, const T* hyper, T* out) {{",
+        *([] if form.hyper else ["  (void)hyper;"]),
+        *body,
+        *outputs,
+        "}",
+        "",
+    ]
+
+
+def _comment(form: DeviceForm, mark: str) -> list[str]:
+    out = ["loss", *(f"d {n}" for n in form.inputs if n.startswith("policy"))]
+    return [
+        f"{mark} {form.name}, one {form.kind}.",
+        f"{mark} in: {', '.join(form.inputs)}; hyper: {', '.join(form.hyper) or 'none'}; out: {', '.join(out)}.",
+    ]
+
+
+def _is_truth(step: Step, truth: set[str]) -> bool:
+    """Whether a step's result is a truth value; remembers those that are."""
+    found = step.operation in _TRUTH or (
+        step.operation == "where" and any(isinstance(a, str) and a in truth for a in step.arguments[1:])
+    )
+    if found:
+        truth.add(step.name)
+    return found
+
+
+def _cpp_operand(operand: Operand, names: Mapping[str, str]) -> str:
+    return names.get(operand, operand) if isinstance(operand, str) else f"T({_number(operand)})"
+
+
+def _cpp_expression(step: Step, names: Mapping[str, str]) -> str:
+    given = [_cpp_operand(a, names) for a in step.arguments]
+    operation = step.operation
+    if operation in _INFIX:
+        return f"{given[0]} {_INFIX[operation]} {given[1]}"
+    if operation in ("and", "or"):
+        return f"{given[0]} {'&&' if operation == 'and' else '||'} {given[1]}"
+    if operation == "not":
+        return f"!{given[0]}"
+    if operation == "neg":
+        return f"-{given[0]}"
+    if operation == "where":
+        return f"{given[0]} ? {given[1]} : {given[2]}"
+    return f"scalar_{operation}({', '.join(given)})"
+
+
+def triton(forms: Sequence[DeviceForm]) -> str:
+    """A module with one device function per form."""
+    lines = [
+        '"""The objective stage of every loss that has a device form: loss and derivatives of one item, elementwise.',
+        "",
+        f"{MADE} Inputs, then hyper-parameters, in the order of the arguments;",
+        "``w`` is the chosen sequence of a pair, ``l`` the rejected one. Returns the loss, then its derivative with respect to each ``policy``.",
+        '"""',
+        "",
+        "# fmt: off",
+        "# ruff: noqa: D103",
+        "import triton",
+        "import triton.language as tl",
+        "",
+        "from .scalar import expm1, log1p, log_sigmoid, sigmoid, sign",
+        "",
+    ]
+    for form in forms:
+        lines += ["", "@triton.jit", f"def head_{form.name}({', '.join([*form.inputs, *form.hyper])}):"]
+        lines += [f"    {s.name} = {_triton_expression(s)}" for s in form.steps]
+        lines += [f"    return {', '.join(_triton_operand(o) for o in form.outputs)}", ""]
+    return "\n".join(lines)
+
+
+_TRITON_CALLS = {
+    "exp": "tl.exp",
+    "log": "tl.log",
+    "sqrt": "tl.sqrt",
+    "abs": "tl.abs",
+    "min": "tl.minimum",
+    "max": "tl.maximum",
+}
+
+
+def _triton_operand(operand: Operand) -> str:
+    return operand if isinstance(operand, str) else _number(operand)
+
+
+def _triton_expression(step: Step) -> str:
+    given = [_triton_operand(a) for a in step.arguments]
+    operation = step.operation
+    if operation in _INFIX:
+        return f"{given[0]} {_INFIX[operation]} {given[1]}"
+    if operation in ("and", "or"):
+        return f"{given[0]} {'&' if operation == 'and' else '|'} {given[1]}"
+    if operation == "not":
+        return f"{given[0]} == 0"
+    if operation == "neg":
+        return f"-{given[0]}"
+    if operation == "where":
+        return f"tl.where({', '.join(given)})"
+    return f"{_TRITON_CALLS.get(operation, operation)}({', '.join(given)})"
+
+
+def _number(value: float) -> str:
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"a device form holds {value!r}, which has no literal")
+    return repr(float(value))
