@@ -13,7 +13,7 @@ from .call import Call
 from .errors import nearest
 from .objectives import hyper_parameters, lookup, objective
 from .objectives.base import Objective
-from .objectives.batch import DATA_KINDS, DATA_SHAPES
+from .objectives.batch import DATA
 from .objectives.from_function import FunctionObjective, from_function
 from .packing import wide_dtype
 
@@ -112,7 +112,7 @@ def checked_data(
     Floating data become :func:`fastpref.packing.wide_dtype`; ``[T]`` data become 0 on ignored rows, whatever they hold there.
 
     Args:
-        given: by name; names that are not in :data:`~fastpref.objectives.batch.DATA_SHAPES` (of a function) pass through.
+        given: by name; names that are not in :data:`~fastpref.objectives.batch.DATA` (of a function) pass through.
         device_of: a tensor on the device where all must be.
         sequences: K.
         active: ``[T]`` bool, or ``None`` where only sequence log-probs exist.
@@ -120,21 +120,22 @@ def checked_data(
     sizes = {"K": sequences, "N": sequences // 2, "T": None if active is None else active.shape[0]}
     checked = {}
     for name, tensor in given.items():
-        if name not in DATA_SHAPES:
+        if name not in DATA:
             checked[name] = tensor
             continue
+        datum = DATA[name]
         require_tensor(name, tensor)
         require_same(name, tensor, "the log-probs", device_of, dtype=False)
-        value = _of_kind(name, tensor, DATA_KINDS.get(name, "float"))
-        allowed = [s for s in DATA_SHAPES[name] if s != "T" or active is not None]
-        if "T" in DATA_SHAPES[name] and not allowed:
+        value = _of_kind(name, tensor, datum.kind)
+        allowed = [s for s in datum.shapes if s != "T" or active is not None]
+        if "T" in datum.shapes and not allowed:
             raise ValueError(f"{name}: goes with token log-probs; give policy [T] with cu_seqlens")
         if not any(_fits(tensor, shape, sizes) for shape in allowed):
             wanted = " or ".join("a scalar" if s == "" else f"[{sizes.get(s, s)}]" for s in allowed)
             raise ValueError(f"{name}: expected shape {wanted}, found {list(tensor.shape)}")
         if value.dtype.is_floating_point:
             value = value.to(wide_dtype(value.device))
-            if active is not None and "T" in DATA_SHAPES[name] and value.shape == active.shape:
+            if active is not None and "T" in datum.shapes and value.shape == active.shape:
                 value = value.masked_fill(~active, 0.0)
             if not is_traced(value) and may_synchronise(value.device) and not bool(value.isfinite().all()):
                 where = int((~value.detach().isfinite()).reshape(-1).nonzero()[0])

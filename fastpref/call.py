@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .objectives.base import Objective
-from .objectives.batch import DATA_SHAPES, SequenceBatch, TokenBatch
+from .objectives.batch import DATA, SequenceBatch, TokenBatch
 from .packing import cu_seqlens_from_lengths, segment_sum, wide_dtype
 
 
@@ -52,7 +52,9 @@ class Call:
     ) -> Call:
         """A whole call, with the token weights of the objective multiplied into those of the user."""
         plain = cls(objective, cu_seqlens, active, None, data, state)
-        weights = objective.token_weights(plain.lengths, plain._positions(), plain.sequence)
+        weights = None
+        if objective.weights_tokens:
+            weights = objective.token_weights(plain.lengths, plain._positions(), plain.sequence)
         if token_weights is not None:
             given = token_weights.to(wide_dtype(active.device)).masked_fill(~active, 0.0)
             weights = given if weights is None else given * weights
@@ -119,16 +121,10 @@ class Call:
         if log_sum_sq_probs is not None:
             mean = segment_sum(policy.detach() - log_sum_sq_probs.to(wide), self.cu_seqlens) / self.lengths
             aligned = mean.detach()
-        per_token = reference is not None and not self._is_per_sequence(reference)
-        tokens = TokenBatch(
-            policy,
-            reference if per_token else None,
-            self.active,
-            self.sequence,
-            self.cu_seqlens,
-            None if kl is None else kl.to(wide),
-            log_sum_sq_probs,
-        )
+        tokens = None
+        if self.objective.traits.level == "token" or "old_logps" in self.data:
+            per_token = reference is not None and not self._is_per_sequence(reference)
+            tokens = TokenBatch(policy, reference if per_token else None, self.active, self.sequence, self.cu_seqlens)
         return SequenceBatch(
             self.sums(policy),
             None if reference is None else self.sequence_reference(reference),
@@ -150,7 +146,7 @@ class Call:
         lengths = boundaries.diff()[picked.to(boundaries.device)]
 
         def select(name: str, value: Tensor) -> Tensor:
-            shapes = DATA_SHAPES.get(name, ("K",))
+            shapes = DATA[name].shapes if name in DATA else ("K",)
             if "K" in shapes and value.shape == (count,):
                 return value[picked]
             if "T" in shapes and value.shape == (total,):

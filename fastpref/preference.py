@@ -185,8 +185,7 @@ def _sequence_batch(
         lengths = torch.ones(policy.shape, dtype=torch.int64, device=policy.device)
     require_shape("lengths", require_tensor("lengths", lengths), tuple(policy.shape))
     require_same("lengths", lengths, "policy", policy, dtype=False)
-    positions = torch.zeros(policy.shape, dtype=torch.int64, device=policy.device)
-    if chosen.token_weights(lengths, positions, torch.arange(policy.shape[0], device=policy.device)) is not None:
+    if chosen.weights_tokens:
         raise ValueError(f"{chosen.name}: weights tokens; expected policy [T] with cu_seqlens, found sequence sums [K]")
     wide = wide_dtype(policy.device)
     return SequenceBatch(

@@ -34,12 +34,12 @@ def head_sigmoid_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, r
     v1 = -v0
     v2 = tl.minimum(v1, 80.0)
     v3 = tl.exp(v2)
-    v4 = -v3
+    v4 = 1.0 - v3
     v5 = policy_l - reference_l
     v6 = -v5
     v7 = tl.minimum(v6, 80.0)
     v8 = tl.exp(v7)
-    v9 = -v8
+    v9 = 1.0 - v8
     v10 = v4 - v9
     v11 = beta * v10
     v12 = -v11
@@ -64,24 +64,26 @@ def head_sigmoid_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, r
 def head_sigmoid_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
-    v2 = policy_l - reference_l
-    v3 = log_sigmoid(v2)
-    v4 = v1 - v3
-    v5 = beta * v4
-    v6 = -v5
-    v7 = log_sigmoid(v5)
+    v2 = v1 + 0.6931471805599453
+    v3 = policy_l - reference_l
+    v4 = log_sigmoid(v3)
+    v5 = v4 + 0.6931471805599453
+    v6 = v2 - v5
+    v7 = beta * v6
     v8 = -v7
-    v9 = sigmoid(v6)
+    v9 = log_sigmoid(v7)
     v10 = -v9
-    v11 = v10 * beta
+    v11 = sigmoid(v8)
     v12 = -v11
-    v13 = -v2
-    v14 = sigmoid(v13)
-    v15 = v12 * v14
-    v16 = -v0
-    v17 = sigmoid(v16)
-    v18 = v11 * v17
-    return v8, v18, v15
+    v13 = v12 * beta
+    v14 = -v13
+    v15 = -v3
+    v16 = sigmoid(v15)
+    v17 = v14 * v16
+    v18 = -v0
+    v19 = sigmoid(v18)
+    v20 = v13 * v19
+    return v10, v20, v17
 
 
 @triton.jit
@@ -91,32 +93,34 @@ def head_sigmoid_f_divergence_type_alpha_divergence(policy_w, policy_l, referenc
     v2 = v1 * v0
     v3 = tl.minimum(v2, 80.0)
     v4 = tl.exp(v3)
-    v5 = v4 / v1
-    v6 = policy_l - reference_l
-    v7 = v1 * v6
-    v8 = tl.minimum(v7, 80.0)
-    v9 = tl.exp(v8)
-    v10 = v9 / v1
-    v11 = v5 - v10
-    v12 = beta * v11
-    v13 = -v12
-    v14 = log_sigmoid(v12)
+    v5 = v4 - 1.0
+    v6 = v5 / v1
+    v7 = policy_l - reference_l
+    v8 = v1 * v7
+    v9 = tl.minimum(v8, 80.0)
+    v10 = tl.exp(v9)
+    v11 = v10 - 1.0
+    v12 = v11 / v1
+    v13 = v6 - v12
+    v14 = beta * v13
     v15 = -v14
-    v16 = sigmoid(v13)
+    v16 = log_sigmoid(v14)
     v17 = -v16
-    v18 = v17 * beta
+    v18 = sigmoid(v15)
     v19 = -v18
-    v20 = v19 / v1
-    v21 = v20 * v9
-    v22 = v7 <= 80.0
-    v23 = tl.where(v22, v21, 0.0)
-    v24 = v23 * v1
-    v25 = v18 / v1
-    v26 = v25 * v4
-    v27 = v2 <= 80.0
-    v28 = tl.where(v27, v26, 0.0)
-    v29 = v28 * v1
-    return v15, v29, v24
+    v20 = v19 * beta
+    v21 = -v20
+    v22 = v21 / v1
+    v23 = v22 * v10
+    v24 = v8 <= 80.0
+    v25 = tl.where(v24, v23, 0.0)
+    v26 = v25 * v1
+    v27 = v20 / v1
+    v28 = v27 * v4
+    v29 = v2 <= 80.0
+    v30 = tl.where(v29, v28, 0.0)
+    v31 = v30 * v1
+    return v17, v31, v26
 
 
 @triton.jit
@@ -238,12 +242,12 @@ def head_robust_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, re
     v1 = -v0
     v2 = tl.minimum(v1, 80.0)
     v3 = tl.exp(v2)
-    v4 = -v3
+    v4 = 1.0 - v3
     v5 = policy_l - reference_l
     v6 = -v5
     v7 = tl.minimum(v6, 80.0)
     v8 = tl.exp(v7)
-    v9 = -v8
+    v9 = 1.0 - v8
     v10 = v4 - v9
     v11 = beta * v10
     v12 = 1.0 - label_smoothing
@@ -287,43 +291,45 @@ def head_robust_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, re
 def head_robust_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, label_smoothing):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
-    v2 = policy_l - reference_l
-    v3 = log_sigmoid(v2)
-    v4 = v1 - v3
-    v5 = beta * v4
-    v6 = 1.0 - label_smoothing
-    v7 = -v5
-    v8 = log_sigmoid(v5)
-    v9 = -v8
-    v10 = v6 * v9
-    v11 = log_sigmoid(v7)
-    v12 = -v11
-    v13 = label_smoothing * v12
-    v14 = v10 - v13
-    v15 = label_smoothing * 2.0
-    v16 = 1.0 - v15
-    v17 = v14 / v16
-    v18 = 1.0 / v16
-    v19 = -v18
-    v20 = v19 * label_smoothing
+    v2 = v1 + 0.6931471805599453
+    v3 = policy_l - reference_l
+    v4 = log_sigmoid(v3)
+    v5 = v4 + 0.6931471805599453
+    v6 = v2 - v5
+    v7 = beta * v6
+    v8 = 1.0 - label_smoothing
+    v9 = -v7
+    v10 = log_sigmoid(v7)
+    v11 = -v10
+    v12 = v8 * v11
+    v13 = log_sigmoid(v9)
+    v14 = -v13
+    v15 = label_smoothing * v14
+    v16 = v12 - v15
+    v17 = label_smoothing * 2.0
+    v18 = 1.0 - v17
+    v19 = v16 / v18
+    v20 = 1.0 / v18
     v21 = -v20
-    v22 = sigmoid(v5)
-    v23 = v21 * v22
-    v24 = -v23
-    v25 = v18 * v6
+    v22 = v21 * label_smoothing
+    v23 = -v22
+    v24 = sigmoid(v7)
+    v25 = v23 * v24
     v26 = -v25
-    v27 = sigmoid(v7)
-    v28 = v26 * v27
-    v30 = v24 + v28
-    v31 = v30 * beta
-    v32 = -v31
-    v33 = -v2
-    v34 = sigmoid(v33)
-    v35 = v32 * v34
-    v36 = -v0
-    v37 = sigmoid(v36)
-    v38 = v31 * v37
-    return v17, v38, v35
+    v27 = v20 * v8
+    v28 = -v27
+    v29 = sigmoid(v9)
+    v30 = v28 * v29
+    v32 = v26 + v30
+    v33 = v32 * beta
+    v34 = -v33
+    v35 = -v3
+    v36 = sigmoid(v35)
+    v37 = v34 * v36
+    v38 = -v0
+    v39 = sigmoid(v38)
+    v40 = v33 * v39
+    return v19, v40, v37
 
 
 @triton.jit
@@ -333,51 +339,53 @@ def head_robust_f_divergence_type_alpha_divergence(policy_w, policy_l, reference
     v2 = v1 * v0
     v3 = tl.minimum(v2, 80.0)
     v4 = tl.exp(v3)
-    v5 = v4 / v1
-    v6 = policy_l - reference_l
-    v7 = v1 * v6
-    v8 = tl.minimum(v7, 80.0)
-    v9 = tl.exp(v8)
-    v10 = v9 / v1
-    v11 = v5 - v10
-    v12 = beta * v11
-    v13 = 1.0 - label_smoothing
-    v14 = -v12
-    v15 = log_sigmoid(v12)
-    v16 = -v15
-    v17 = v13 * v16
-    v18 = log_sigmoid(v14)
-    v19 = -v18
-    v20 = label_smoothing * v19
-    v21 = v17 - v20
-    v22 = label_smoothing * 2.0
-    v23 = 1.0 - v22
-    v24 = v21 / v23
-    v25 = 1.0 / v23
-    v26 = -v25
-    v27 = v26 * label_smoothing
+    v5 = v4 - 1.0
+    v6 = v5 / v1
+    v7 = policy_l - reference_l
+    v8 = v1 * v7
+    v9 = tl.minimum(v8, 80.0)
+    v10 = tl.exp(v9)
+    v11 = v10 - 1.0
+    v12 = v11 / v1
+    v13 = v6 - v12
+    v14 = beta * v13
+    v15 = 1.0 - label_smoothing
+    v16 = -v14
+    v17 = log_sigmoid(v14)
+    v18 = -v17
+    v19 = v15 * v18
+    v20 = log_sigmoid(v16)
+    v21 = -v20
+    v22 = label_smoothing * v21
+    v23 = v19 - v22
+    v24 = label_smoothing * 2.0
+    v25 = 1.0 - v24
+    v26 = v23 / v25
+    v27 = 1.0 / v25
     v28 = -v27
-    v29 = sigmoid(v12)
-    v30 = v28 * v29
-    v31 = -v30
-    v32 = v25 * v13
+    v29 = v28 * label_smoothing
+    v30 = -v29
+    v31 = sigmoid(v14)
+    v32 = v30 * v31
     v33 = -v32
-    v34 = sigmoid(v14)
-    v35 = v33 * v34
-    v37 = v31 + v35
-    v38 = v37 * beta
-    v39 = -v38
-    v40 = v39 / v1
-    v41 = v40 * v9
-    v42 = v7 <= 80.0
-    v43 = tl.where(v42, v41, 0.0)
-    v44 = v43 * v1
-    v45 = v38 / v1
-    v46 = v45 * v4
-    v47 = v2 <= 80.0
-    v48 = tl.where(v47, v46, 0.0)
-    v49 = v48 * v1
-    return v24, v49, v44
+    v34 = v27 * v15
+    v35 = -v34
+    v36 = sigmoid(v16)
+    v37 = v35 * v36
+    v39 = v33 + v37
+    v40 = v39 * beta
+    v41 = -v40
+    v42 = v41 / v1
+    v43 = v42 * v10
+    v44 = v8 <= 80.0
+    v45 = tl.where(v44, v43, 0.0)
+    v46 = v45 * v1
+    v47 = v40 / v1
+    v48 = v47 * v4
+    v49 = v2 <= 80.0
+    v50 = tl.where(v49, v48, 0.0)
+    v51 = v50 * v1
+    return v26, v51, v46
 
 
 @triton.jit
@@ -402,12 +410,12 @@ def head_hinge_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, ref
     v1 = -v0
     v2 = tl.minimum(v1, 80.0)
     v3 = tl.exp(v2)
-    v4 = -v3
+    v4 = 1.0 - v3
     v5 = policy_l - reference_l
     v6 = -v5
     v7 = tl.minimum(v6, 80.0)
     v8 = tl.exp(v7)
-    v9 = -v8
+    v9 = 1.0 - v8
     v10 = v4 - v9
     v11 = beta * v10
     v12 = 1.0 - v11
@@ -432,24 +440,26 @@ def head_hinge_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, ref
 def head_hinge_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
-    v2 = policy_l - reference_l
-    v3 = log_sigmoid(v2)
-    v4 = v1 - v3
-    v5 = beta * v4
-    v6 = 1.0 - v5
-    v7 = tl.maximum(v6, 0.0)
-    v8 = v7 > 0.0
-    v9 = tl.where(v8, 1.0, 0.0)
-    v10 = -v9
-    v11 = v10 * beta
+    v2 = v1 + 0.6931471805599453
+    v3 = policy_l - reference_l
+    v4 = log_sigmoid(v3)
+    v5 = v4 + 0.6931471805599453
+    v6 = v2 - v5
+    v7 = beta * v6
+    v8 = 1.0 - v7
+    v9 = tl.maximum(v8, 0.0)
+    v10 = v9 > 0.0
+    v11 = tl.where(v10, 1.0, 0.0)
     v12 = -v11
-    v13 = -v2
-    v14 = sigmoid(v13)
-    v15 = v12 * v14
-    v16 = -v0
-    v17 = sigmoid(v16)
-    v18 = v11 * v17
-    return v7, v18, v15
+    v13 = v12 * beta
+    v14 = -v13
+    v15 = -v3
+    v16 = sigmoid(v15)
+    v17 = v14 * v16
+    v18 = -v0
+    v19 = sigmoid(v18)
+    v20 = v13 * v19
+    return v9, v20, v17
 
 
 @triton.jit
@@ -459,32 +469,34 @@ def head_hinge_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_
     v2 = v1 * v0
     v3 = tl.minimum(v2, 80.0)
     v4 = tl.exp(v3)
-    v5 = v4 / v1
-    v6 = policy_l - reference_l
-    v7 = v1 * v6
-    v8 = tl.minimum(v7, 80.0)
-    v9 = tl.exp(v8)
-    v10 = v9 / v1
-    v11 = v5 - v10
-    v12 = beta * v11
-    v13 = 1.0 - v12
-    v14 = tl.maximum(v13, 0.0)
-    v15 = v14 > 0.0
-    v16 = tl.where(v15, 1.0, 0.0)
-    v17 = -v16
-    v18 = v17 * beta
+    v5 = v4 - 1.0
+    v6 = v5 / v1
+    v7 = policy_l - reference_l
+    v8 = v1 * v7
+    v9 = tl.minimum(v8, 80.0)
+    v10 = tl.exp(v9)
+    v11 = v10 - 1.0
+    v12 = v11 / v1
+    v13 = v6 - v12
+    v14 = beta * v13
+    v15 = 1.0 - v14
+    v16 = tl.maximum(v15, 0.0)
+    v17 = v16 > 0.0
+    v18 = tl.where(v17, 1.0, 0.0)
     v19 = -v18
-    v20 = v19 / v1
-    v21 = v20 * v9
-    v22 = v7 <= 80.0
-    v23 = tl.where(v22, v21, 0.0)
-    v24 = v23 * v1
-    v25 = v18 / v1
-    v26 = v25 * v4
-    v27 = v2 <= 80.0
-    v28 = tl.where(v27, v26, 0.0)
-    v29 = v28 * v1
-    return v14, v29, v24
+    v20 = v19 * beta
+    v21 = -v20
+    v22 = v21 / v1
+    v23 = v22 * v10
+    v24 = v8 <= 80.0
+    v25 = tl.where(v24, v23, 0.0)
+    v26 = v25 * v1
+    v27 = v20 / v1
+    v28 = v27 * v4
+    v29 = v2 <= 80.0
+    v30 = tl.where(v29, v28, 0.0)
+    v31 = v30 * v1
+    return v16, v31, v26
 
 
 @triton.jit
@@ -530,12 +542,12 @@ def head_exo_pair_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, 
     v1 = -v0
     v2 = tl.minimum(v1, 80.0)
     v3 = tl.exp(v2)
-    v4 = -v3
+    v4 = 1.0 - v3
     v5 = policy_l - reference_l
     v6 = -v5
     v7 = tl.minimum(v6, 80.0)
     v8 = tl.exp(v7)
-    v9 = -v8
+    v9 = 1.0 - v8
     v10 = v4 - v9
     v11 = beta * v10
     v12 = sigmoid(v11)
@@ -581,45 +593,47 @@ def head_exo_pair_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, 
 def head_exo_pair_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, label_smoothing):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
-    v2 = policy_l - reference_l
-    v3 = log_sigmoid(v2)
-    v4 = v1 - v3
-    v5 = beta * v4
-    v6 = sigmoid(v5)
-    v7 = log_sigmoid(v5)
-    v8 = 1.0 - label_smoothing
-    v9 = tl.log(v8)
-    v10 = v7 - v9
-    v11 = v6 * v10
-    v12 = -v5
-    v13 = sigmoid(v12)
-    v14 = log_sigmoid(v12)
-    v15 = tl.log(label_smoothing)
-    v16 = v14 - v15
-    v17 = v13 * v16
-    v18 = v11 + v17
-    v19 = v13 * v6
-    v20 = -v19
-    v21 = 1.0 - v13
-    v22 = v13 * v21
-    v23 = v16 * v22
-    v24 = -v23
-    v25 = v20 + v24
-    v26 = v6 * v13
-    v27 = v25 + v26
-    v28 = 1.0 - v6
-    v29 = v6 * v28
-    v30 = v10 * v29
-    v31 = v27 + v30
-    v32 = v31 * beta
-    v33 = -v32
-    v34 = -v2
-    v35 = sigmoid(v34)
-    v36 = v33 * v35
-    v37 = -v0
-    v38 = sigmoid(v37)
-    v39 = v32 * v38
-    return v18, v39, v36
+    v2 = v1 + 0.6931471805599453
+    v3 = policy_l - reference_l
+    v4 = log_sigmoid(v3)
+    v5 = v4 + 0.6931471805599453
+    v6 = v2 - v5
+    v7 = beta * v6
+    v8 = sigmoid(v7)
+    v9 = log_sigmoid(v7)
+    v10 = 1.0 - label_smoothing
+    v11 = tl.log(v10)
+    v12 = v9 - v11
+    v13 = v8 * v12
+    v14 = -v7
+    v15 = sigmoid(v14)
+    v16 = log_sigmoid(v14)
+    v17 = tl.log(label_smoothing)
+    v18 = v16 - v17
+    v19 = v15 * v18
+    v20 = v13 + v19
+    v21 = v15 * v8
+    v22 = -v21
+    v23 = 1.0 - v15
+    v24 = v15 * v23
+    v25 = v18 * v24
+    v26 = -v25
+    v27 = v22 + v26
+    v28 = v8 * v15
+    v29 = v27 + v28
+    v30 = 1.0 - v8
+    v31 = v8 * v30
+    v32 = v12 * v31
+    v33 = v29 + v32
+    v34 = v33 * beta
+    v35 = -v34
+    v36 = -v3
+    v37 = sigmoid(v36)
+    v38 = v35 * v37
+    v39 = -v0
+    v40 = sigmoid(v39)
+    v41 = v34 * v40
+    return v20, v41, v38
 
 
 @triton.jit
@@ -629,53 +643,55 @@ def head_exo_pair_f_divergence_type_alpha_divergence(policy_w, policy_l, referen
     v2 = v1 * v0
     v3 = tl.minimum(v2, 80.0)
     v4 = tl.exp(v3)
-    v5 = v4 / v1
-    v6 = policy_l - reference_l
-    v7 = v1 * v6
-    v8 = tl.minimum(v7, 80.0)
-    v9 = tl.exp(v8)
-    v10 = v9 / v1
-    v11 = v5 - v10
-    v12 = beta * v11
-    v13 = sigmoid(v12)
-    v14 = log_sigmoid(v12)
-    v15 = 1.0 - label_smoothing
-    v16 = tl.log(v15)
-    v17 = v14 - v16
-    v18 = v13 * v17
-    v19 = -v12
-    v20 = sigmoid(v19)
-    v21 = log_sigmoid(v19)
-    v22 = tl.log(label_smoothing)
-    v23 = v21 - v22
-    v24 = v20 * v23
-    v25 = v18 + v24
-    v26 = v20 * v13
-    v27 = -v26
-    v28 = 1.0 - v20
-    v29 = v20 * v28
-    v30 = v23 * v29
-    v31 = -v30
-    v32 = v27 + v31
-    v33 = v13 * v20
-    v34 = v32 + v33
-    v35 = 1.0 - v13
-    v36 = v13 * v35
-    v37 = v17 * v36
-    v38 = v34 + v37
-    v39 = v38 * beta
-    v40 = -v39
-    v41 = v40 / v1
-    v42 = v41 * v9
-    v43 = v7 <= 80.0
-    v44 = tl.where(v43, v42, 0.0)
-    v45 = v44 * v1
-    v46 = v39 / v1
-    v47 = v46 * v4
-    v48 = v2 <= 80.0
-    v49 = tl.where(v48, v47, 0.0)
-    v50 = v49 * v1
-    return v25, v50, v45
+    v5 = v4 - 1.0
+    v6 = v5 / v1
+    v7 = policy_l - reference_l
+    v8 = v1 * v7
+    v9 = tl.minimum(v8, 80.0)
+    v10 = tl.exp(v9)
+    v11 = v10 - 1.0
+    v12 = v11 / v1
+    v13 = v6 - v12
+    v14 = beta * v13
+    v15 = sigmoid(v14)
+    v16 = log_sigmoid(v14)
+    v17 = 1.0 - label_smoothing
+    v18 = tl.log(v17)
+    v19 = v16 - v18
+    v20 = v15 * v19
+    v21 = -v14
+    v22 = sigmoid(v21)
+    v23 = log_sigmoid(v21)
+    v24 = tl.log(label_smoothing)
+    v25 = v23 - v24
+    v26 = v22 * v25
+    v27 = v20 + v26
+    v28 = v22 * v15
+    v29 = -v28
+    v30 = 1.0 - v22
+    v31 = v22 * v30
+    v32 = v25 * v31
+    v33 = -v32
+    v34 = v29 + v33
+    v35 = v15 * v22
+    v36 = v34 + v35
+    v37 = 1.0 - v15
+    v38 = v15 * v37
+    v39 = v19 * v38
+    v40 = v36 + v39
+    v41 = v40 * beta
+    v42 = -v41
+    v43 = v42 / v1
+    v44 = v43 * v10
+    v45 = v8 <= 80.0
+    v46 = tl.where(v45, v44, 0.0)
+    v47 = v46 * v1
+    v48 = v41 / v1
+    v49 = v48 * v4
+    v50 = v2 <= 80.0
+    v51 = tl.where(v50, v49, 0.0)
+    v52 = v51 * v1
+    return v27, v52, v47
 
 
 @triton.jit
@@ -722,12 +738,12 @@ def head_discopop_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, 
     v1 = -v0
     v2 = tl.minimum(v1, 80.0)
     v3 = tl.exp(v2)
-    v4 = -v3
+    v4 = 1.0 - v3
     v5 = policy_l - reference_l
     v6 = -v5
     v7 = tl.minimum(v6, 80.0)
     v8 = tl.exp(v7)
-    v9 = -v8
+    v9 = 1.0 - v8
     v10 = v4 - v9
     v11 = beta * v10
     v12 = v11 / discopop_tau
@@ -774,46 +790,48 @@ def head_discopop_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, 
 def head_discopop_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, discopop_tau):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
-    v2 = policy_l - reference_l
-    v3 = log_sigmoid(v2)
-    v4 = v1 - v3
-    v5 = beta * v4
-    v6 = v5 / discopop_tau
-    v7 = -v6
-    v8 = sigmoid(v7)
-    v9 = -v5
-    v10 = log_sigmoid(v5)
-    v11 = -v10
-    v12 = v8 * v11
-    v13 = log_sigmoid(v6)
-    v14 = v13 - v5
-    v15 = tl.minimum(v14, 80.0)
-    v16 = tl.exp(v15)
-    v17 = v12 + v16
-    v18 = v14 <= 80.0
-    v19 = tl.where(v18, v16, 0.0)
-    v20 = -v19
-    v21 = v19 * v8
-    v22 = -v8
-    v23 = sigmoid(v9)
-    v24 = v22 * v23
-    v26 = v20 + v24
-    v27 = 1.0 - v8
-    v28 = v8 * v27
-    v29 = v11 * v28
-    v30 = -v29
-    v31 = v21 + v30
-    v32 = v31 / discopop_tau
-    v33 = v26 + v32
-    v34 = v33 * beta
-    v35 = -v34
-    v36 = -v2
-    v37 = sigmoid(v36)
-    v38 = v35 * v37
-    v39 = -v0
-    v40 = sigmoid(v39)
-    v41 = v34 * v40
-    return v17, v41, v38
+    v2 = v1 + 0.6931471805599453
+    v3 = policy_l - reference_l
+    v4 = log_sigmoid(v3)
+    v5 = v4 + 0.6931471805599453
+    v6 = v2 - v5
+    v7 = beta * v6
+    v8 = v7 / discopop_tau
+    v9 = -v8
+    v10 = sigmoid(v9)
+    v11 = -v7
+    v12 = log_sigmoid(v7)
+    v13 = -v12
+    v14 = v10 * v13
+    v15 = log_sigmoid(v8)
+    v16 = v15 - v7
+    v17 = tl.minimum(v16, 80.0)
+    v18 = tl.exp(v17)
+    v19 = v14 + v18
+    v20 = v16 <= 80.0
+    v21 = tl.where(v20, v18, 0.0)
+    v22 = -v21
+    v23 = v21 * v10
+    v24 = -v10
+    v25 = sigmoid(v11)
+    v26 = v24 * v25
+    v28 = v22 + v26
+    v29 = 1.0 - v10
+    v30 = v10 * v29
+    v31 = v13 * v30
+    v32 = -v31
+    v33 = v23 + v32
+    v34 = v33 / discopop_tau
+    v35 = v28 + v34
+    v36 = v35 * beta
+    v37 = -v36
+    v38 = -v3
+    v39 = sigmoid(v38)
+    v40 = v37 * v39
+    v41 = -v0
+    v42 = sigmoid(v41)
+    v43 = v36 * v42
+    return v19, v43, v40
 
 
 @triton.jit
@@ -823,54 +841,56 @@ def head_discopop_f_divergence_type_alpha_divergence(policy_w, policy_l, referen
     v2 = v1 * v0
     v3 = tl.minimum(v2, 80.0)
     v4 = tl.exp(v3)
-    v5 = v4 / v1
-    v6 = policy_l - reference_l
-    v7 = v1 * v6
-    v8 = tl.minimum(v7, 80.0)
-    v9 = tl.exp(v8)
-    v10 = v9 / v1
-    v11 = v5 - v10
-    v12 = beta * v11
-    v13 = v12 / discopop_tau
-    v14 = -v13
-    v15 = sigmoid(v14)
-    v16 = -v12
-    v17 = log_sigmoid(v12)
-    v18 = -v17
-    v19 = v15 * v18
-    v20 = log_sigmoid(v13)
-    v21 = v20 - v12
-    v22 = tl.minimum(v21, 80.0)
-    v23 = tl.exp(v22)
-    v24 = v19 + v23
-    v25 = v21 <= 80.0
-    v26 = tl.where(v25, v23, 0.0)
-    v27 = -v26
-    v28 = v26 * v15
-    v29 = -v15
-    v30 = sigmoid(v16)
-    v31 = v29 * v30
-    v33 = v27 + v31
-    v34 = 1.0 - v15
-    v35 = v15 * v34
-    v36 = v18 * v35
-    v37 = -v36
-    v38 = v28 + v37
-    v39 = v38 / discopop_tau
-    v40 = v33 + v39
-    v41 = v40 * beta
-    v42 = -v41
-    v43 = v42 / v1
-    v44 = v43 * v9
-    v45 = v7 <= 80.0
-    v46 = tl.where(v45, v44, 0.0)
-    v47 = v46 * v1
-    v48 = v41 / v1
-    v49 = v48 * v4
-    v50 = v2 <= 80.0
-    v51 = tl.where(v50, v49, 0.0)
-    v52 = v51 * v1
-    return v24, v52, v47
+    v5 = v4 - 1.0
+    v6 = v5 / v1
+    v7 = policy_l - reference_l
+    v8 = v1 * v7
+    v9 = tl.minimum(v8, 80.0)
+    v10 = tl.exp(v9)
+    v11 = v10 - 1.0
+    v12 = v11 / v1
+    v13 = v6 - v12
+    v14 = beta * v13
+    v15 = v14 / discopop_tau
+    v16 = -v15
+    v17 = sigmoid(v16)
+    v18 = -v14
+    v19 = log_sigmoid(v14)
+    v20 = -v19
+    v21 = v17 * v20
+    v22 = log_sigmoid(v15)
+    v23 = v22 - v14
+    v24 = tl.minimum(v23, 80.0)
+    v25 = tl.exp(v24)
+    v26 = v21 + v25
+    v27 = v23 <= 80.0
+    v28 = tl.where(v27, v25, 0.0)
+    v29 = -v28
+    v30 = v28 * v17
+    v31 = -v17
+    v32 = sigmoid(v18)
+    v33 = v31 * v32
+    v35 = v29 + v33
+    v36 = 1.0 - v17
+    v37 = v17 * v36
+    v38 = v20 * v37
+    v39 = -v38
+    v40 = v30 + v39
+    v41 = v40 / discopop_tau
+    v42 = v35 + v41
+    v43 = v42 * beta
+    v44 = -v43
+    v45 = v44 / v1
+    v46 = v45 * v10
+    v47 = v8 <= 80.0
+    v48 = tl.where(v47, v46, 0.0)
+    v49 = v48 * v1
+    v50 = v43 / v1
+    v51 = v50 * v4
+    v52 = v2 <= 80.0
+    v53 = tl.where(v52, v51, 0.0)
+    v54 = v53 * v1
+    return v26, v54, v49
 
 
 @triton.jit
@@ -1023,13 +1043,13 @@ def head_ipo_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, refer
     v1 = -v0
     v2 = tl.minimum(v1, 80.0)
     v3 = tl.exp(v2)
-    v4 = -v3
+    v4 = 1.0 - v3
     v5 = v4 / length_w
     v6 = policy_l - reference_l
     v7 = -v6
     v8 = tl.minimum(v7, 80.0)
     v9 = tl.exp(v8)
-    v10 = -v9
+    v10 = 1.0 - v9
     v11 = v10 / length_l
     v12 = v5 - v11
     v13 = beta * 2.0
@@ -1057,26 +1077,28 @@ def head_ipo_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, refer
 def head_ipo_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
-    v2 = v1 / length_w
-    v3 = policy_l - reference_l
-    v4 = log_sigmoid(v3)
-    v5 = v4 / length_l
-    v6 = v2 - v5
-    v7 = beta * 2.0
-    v8 = 1.0 / v7
-    v9 = v6 - v8
-    v10 = v9 * v9
-    v11 = v9 * 2.0
-    v12 = -v11
-    v13 = v12 / length_l
-    v14 = -v3
-    v15 = sigmoid(v14)
-    v16 = v13 * v15
-    v17 = v11 / length_w
-    v18 = -v0
-    v19 = sigmoid(v18)
-    v20 = v17 * v19
-    return v10, v20, v16
+    v2 = v1 + 0.6931471805599453
+    v3 = v2 / length_w
+    v4 = policy_l - reference_l
+    v5 = log_sigmoid(v4)
+    v6 = v5 + 0.6931471805599453
+    v7 = v6 / length_l
+    v8 = v3 - v7
+    v9 = beta * 2.0
+    v10 = 1.0 / v9
+    v11 = v8 - v10
+    v12 = v11 * v11
+    v13 = v11 * 2.0
+    v14 = -v13
+    v15 = v14 / length_l
+    v16 = -v4
+    v17 = sigmoid(v16)
+    v18 = v15 * v17
+    v19 = v13 / length_w
+    v20 = -v0
+    v21 = sigmoid(v20)
+    v22 = v19 * v21
+    return v12, v22, v18
 
 
 @triton.jit
@@ -1086,34 +1108,36 @@ def head_ipo_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w,
     v2 = v1 * v0
     v3 = tl.minimum(v2, 80.0)
     v4 = tl.exp(v3)
-    v5 = v4 / v1
-    v6 = v5 / length_w
-    v7 = policy_l - reference_l
-    v8 = v1 * v7
-    v9 = tl.minimum(v8, 80.0)
-    v10 = tl.exp(v9)
-    v11 = v10 / v1
-    v12 = v11 / length_l
-    v13 = v6 - v12
-    v14 = beta * 2.0
-    v15 = 1.0 / v14
-    v16 = v13 - v15
-    v17 = v16 * v16
-    v18 = v16 * 2.0
-    v19 = -v18
-    v20 = v19 / length_l
-    v21 = v20 / v1
-    v22 = v21 * v10
-    v23 = v8 <= 80.0
-    v24 = tl.where(v23, v22, 0.0)
-    v25 = v24 * v1
-    v26 = v18 / length_w
-    v27 = v26 / v1
-    v28 = v27 * v4
-    v29 = v2 <= 80.0
-    v30 = tl.where(v29, v28, 0.0)
-    v31 = v30 * v1
-    return v17, v31, v25
+    v5 = v4 - 1.0
+    v6 = v5 / v1
+    v7 = v6 / length_w
+    v8 = policy_l - reference_l
+    v9 = v1 * v8
+    v10 = tl.minimum(v9, 80.0)
+    v11 = tl.exp(v10)
+    v12 = v11 - 1.0
+    v13 = v12 / v1
+    v14 = v13 / length_l
+    v15 = v7 - v14
+    v16 = beta * 2.0
+    v17 = 1.0 / v16
+    v18 = v15 - v17
+    v19 = v18 * v18
+    v20 = v18 * 2.0
+    v21 = -v20
+    v22 = v21 / length_l
+    v23 = v22 / v1
+    v24 = v23 * v11
+    v25 = v9 <= 80.0
+    v26 = tl.where(v25, v24, 0.0)
+    v27 = v26 * v1
+    v28 = v20 / length_w
+    v29 = v28 / v1
+    v30 = v29 * v4
+    v31 = v2 <= 80.0
+    v32 = tl.where(v31, v30, 0.0)
+    v33 = v32 * v1
+    return v19, v33, v27
 
 
 @triton.jit
@@ -1171,13 +1195,13 @@ def head_sigmoid_norm_f_divergence_type_forward_kl(policy_w, policy_l, reference
     v2 = -v1
     v3 = tl.minimum(v2, 80.0)
     v4 = tl.exp(v3)
-    v5 = -v4
+    v5 = 1.0 - v4
     v6 = v5 / length_w
     v7 = policy_l - reference_l
     v8 = -v7
     v9 = tl.minimum(v8, 80.0)
     v10 = tl.exp(v9)
-    v11 = -v10
+    v11 = 1.0 - v10
     v12 = v11 / length_l
     v13 = v6 - v12
     v14 = v0 * v13
@@ -1207,27 +1231,29 @@ def head_sigmoid_norm_f_divergence_type_js_divergence(policy_w, policy_l, refere
     v0 = -beta
     v1 = policy_w - reference_w
     v2 = log_sigmoid(v1)
-    v3 = v2 / length_w
-    v4 = policy_l - reference_l
-    v5 = log_sigmoid(v4)
-    v6 = v5 / length_l
-    v7 = v3 - v6
-    v8 = v0 * v7
-    v9 = -v8
-    v10 = log_sigmoid(v9)
+    v3 = v2 + 0.6931471805599453
+    v4 = v3 / length_w
+    v5 = policy_l - reference_l
+    v6 = log_sigmoid(v5)
+    v7 = v6 + 0.6931471805599453
+    v8 = v7 / length_l
+    v9 = v4 - v8
+    v10 = v0 * v9
     v11 = -v10
-    v12 = sigmoid(v8)
-    v14 = v12 * v0
-    v15 = -v14
-    v16 = v15 / length_l
-    v17 = -v4
-    v18 = sigmoid(v17)
-    v19 = v16 * v18
-    v20 = v14 / length_w
-    v21 = -v1
-    v22 = sigmoid(v21)
-    v23 = v20 * v22
-    return v11, v23, v19
+    v12 = log_sigmoid(v11)
+    v13 = -v12
+    v14 = sigmoid(v10)
+    v16 = v14 * v0
+    v17 = -v16
+    v18 = v17 / length_l
+    v19 = -v5
+    v20 = sigmoid(v19)
+    v21 = v18 * v20
+    v22 = v16 / length_w
+    v23 = -v1
+    v24 = sigmoid(v23)
+    v25 = v22 * v24
+    return v13, v25, v21
 
 
 @triton.jit
@@ -1238,35 +1264,37 @@ def head_sigmoid_norm_f_divergence_type_alpha_divergence(policy_w, policy_l, ref
     v3 = v2 * v1
     v4 = tl.minimum(v3, 80.0)
     v5 = tl.exp(v4)
-    v6 = v5 / v2
-    v7 = v6 / length_w
-    v8 = policy_l - reference_l
-    v9 = v2 * v8
-    v10 = tl.minimum(v9, 80.0)
-    v11 = tl.exp(v10)
-    v12 = v11 / v2
-    v13 = v12 / length_l
-    v14 = v7 - v13
-    v15 = v0 * v14
-    v16 = -v15
-    v17 = log_sigmoid(v16)
+    v6 = v5 - 1.0
+    v7 = v6 / v2
+    v8 = v7 / length_w
+    v9 = policy_l - reference_l
+    v10 = v2 * v9
+    v11 = tl.minimum(v10, 80.0)
+    v12 = tl.exp(v11)
+    v13 = v12 - 1.0
+    v14 = v13 / v2
+    v15 = v14 / length_l
+    v16 = v8 - v15
+    v17 = v0 * v16
     v18 = -v17
-    v19 = sigmoid(v15)
-    v21 = v19 * v0
-    v22 = -v21
-    v23 = v22 / length_l
-    v24 = v23 / v2
-    v25 = v24 * v11
-    v26 = v9 <= 80.0
-    v27 = tl.where(v26, v25, 0.0)
-    v28 = v27 * v2
-    v29 = v21 / length_w
-    v30 = v29 / v2
-    v31 = v30 * v5
-    v32 = v3 <= 80.0
-    v33 = tl.where(v32, v31, 0.0)
-    v34 = v33 * v2
-    return v18, v34, v28
+    v19 = log_sigmoid(v18)
+    v20 = -v19
+    v21 = sigmoid(v17)
+    v23 = v21 * v0
+    v24 = -v23
+    v25 = v24 / length_l
+    v26 = v25 / v2
+    v27 = v26 * v12
+    v28 = v10 <= 80.0
+    v29 = tl.where(v28, v27, 0.0)
+    v30 = v29 * v2
+    v31 = v23 / length_w
+    v32 = v31 / v2
+    v33 = v32 * v5
+    v34 = v3 <= 80.0
+    v35 = tl.where(v34, v33, 0.0)
+    v36 = v35 * v2
+    return v20, v36, v30
 
 
 @triton.jit

@@ -185,7 +185,7 @@ def lookup(name: str) -> type[Objective]:
     return OBJECTIVES[name].cls
 
 
-def objective(loss_type: str | Sequence[str], **hyper: Any) -> Objective:
+def objective(loss_type: str | Sequence[str], /, **hyper: Any) -> Objective:
     """An objective by name, for example ``objective("sigmoid", beta=0.1)``; or a weighted sum of several, as TRL writes it:
     ``objective(["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.0], beta=0.1)``.
 

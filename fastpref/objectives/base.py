@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .batch import DATA_SHAPES, SequenceBatch, TokenBatch
+from .batch import DATA, SequenceBatch, TokenBatch
 
 Scenario = Literal["BDA", "RA", "RDA", "PRA", "NLL"]
 Coupling = Literal["sequence", "pair", "group", "batch"]
@@ -51,7 +51,7 @@ class Traits:
         margin_only: ``d loss / d s`` of a pair is ``(+a, -a)``, and depends on the margin alone.
         token_reduction: whether sequence log-probs enter as token sums or token means.
         level: whether sequence or token log-probs enter.
-        data: names of the tensors that it needs beside the log-probs, see :data:`fastpref.objectives.batch.DATA_SHAPES`;
+        data: names of the tensors that it needs beside the log-probs, see :data:`fastpref.objectives.batch.DATA`;
             ``"lengths"`` among them: it reads lengths although it takes sums.
         optional_data: names of tensors that it takes if given.
         vocabulary: what it needs of the full distribution: ``"log_sum_sq_probs"``, ``"forward_kl"`` (of the reference from the policy) or
@@ -78,8 +78,8 @@ class Traits:
 
     def __post_init__(self) -> None:
         for name in (*self.data, *self.optional_data):
-            if name not in DATA_SHAPES and name != "lengths":
-                raise ValueError(f"traits: unknown data {name!r} (known: {', '.join(DATA_SHAPES)})")
+            if name not in DATA and name != "lengths":
+                raise ValueError(f"traits: unknown data {name!r} (known: {', '.join(DATA)})")
 
     @property
     def needs_lengths(self) -> bool:
@@ -110,6 +110,11 @@ class Objective(ABC):
         """Raise ``ValueError`` where the batch is not one that this objective can take. Values may be looked at only on the CPU."""
         if batch.policy.shape[0] == 0:
             raise ValueError(f"{self.name}: expected at least one sequence, found none")
+
+    @property
+    def weights_tokens(self) -> bool:
+        """Whether :meth:`token_weights` gives weights."""
+        return False
 
     def token_weights(self, lengths: Tensor, position: Tensor, sequence: Tensor) -> Tensor | None:
         """``[T]`` weights of the tokens in the sequence sums, of policy and reference alike, or ``None`` for 1.
@@ -183,7 +188,7 @@ class PairwiseObjective(Objective):
         return float(getattr(self, "beta", 1.0))
 
     def metrics(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        """See :func:`pair_metrics`."""
+        """TRL's metrics of pairs: implicit rewards, their margins and accuracy, log-probs."""
         return pair_metrics(self.reward_scale, batch)
 
 

@@ -7,44 +7,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..packing import segment_sum
 
-DATA_SHAPES: dict[str, tuple[str, ...]] = {
-    "desirable": ("K",),
-    "groups": ("K",),
-    "ranks": ("K",),
-    "levels": ("K",),
-    "rewards": ("K",),
-    "quantiles": ("K",),
-    "win_probs": ("K",),
-    "desirable_probs": ("K",),
-    "from_reference": ("K",),
-    "log_z": ("K",),
-    "baseline": ("K",),
-    "advantages": ("K", "T"),
-    "old_logps": ("K", "T"),
-    "values": ("K", "T"),
-    "old_values": ("T",),
-    "returns": ("T",),
-    "sft_logps": ("N",),
-    "mismatched_log_ratios": ("M",),
-    "num_items_in_batch": ("",),
-}
-"""Data that objectives may ask for, by name, and the shapes that it may have: K sequences, N = K / 2 pairs, T rows, M any number,
-"" a scalar."""
 
-DATA_KINDS: dict[str, str] = {
-    "desirable": "bool",
-    "from_reference": "bool",
-    "groups": "int",
-    "ranks": "int",
-    "levels": "int",
+@dataclass(frozen=True)
+class Datum:
+    """A kind of data that objectives may ask for.
+
+    Attributes:
+        shapes: the shapes that it may have: K sequences, N = K / 2 pairs, T rows, M any number, "" a scalar.
+        kind: real numbers, truth values or integers.
+        meaning: what it is, in one line, with its convention.
+    """
+
+    shapes: tuple[str, ...]
+    kind: Literal["float", "bool", "int"]
+    meaning: str
+
+
+DATA: dict[str, Datum] = {
+    "desirable": Datum(("K",), "bool", "whether the response is a good one, where there are no pairs"),
+    "groups": Datum(("K",), "int", "the prompt of each sequence: any integers, in any order"),
+    "ranks": Datum(("K",), "int", "place of the response among those of its prompt: 0 is best, equal numbers are ties"),
+    "levels": Datum(("K",), "int", "preference level of the response: 1 is best, equal numbers are not compared"),
+    "rewards": Datum(("K",), "float", "given reward of the response, not divided by the temperature"),
+    "quantiles": Datum(("K",), "float", "share of the reference's samples with a reward not above this one, in [0, 1]"),
+    "win_probs": Datum(("K",), "float", "probability that the response is preferred to its opponent, in [0, 1]"),
+    "desirable_probs": Datum(("K",), "float", "a classifier's P(desirable | prompt), in (0, 1)"),
+    "from_reference": Datum(("K",), "bool", "whether the reference sampled the response"),
+    "log_z": Datum(("K",), "float", "log of the prompt's partition function at the loss's temperature, in nats"),
+    "baseline": Datum(("K",), "float", "subtracted from the coefficient h - r / beta; must not depend on the sample"),
+    "advantages": Datum(("K", "T"), "float", "how much better than expected the response, or the token, was"),
+    "old_logps": Datum(("K", "T"), "float", "log-probs under the policy that sampled the responses"),
+    "values": Datum(
+        ("K", "T"), "float", "value of the prompt, or of the state before the token; may require a gradient"
+    ),
+    "old_values": Datum(("T",), "float", "the values when the responses were sampled"),
+    "returns": Datum(("T",), "float", "what the values are regressed on: advantages plus old values"),
+    "sft_logps": Datum(("N",), "float", "sequence log-probs of the responses to stay likely; may require a gradient"),
+    "mismatched_log_ratios": Datum(("M",), "float", "log-ratios of responses under prompts not theirs"),
+    "num_items_in_batch": Datum(
+        ("",), "float", "tokens of the whole accumulated batch; losses of its calls then add up"
+    ),
 }
-"""Data that are not real numbers."""
+"""Data that objectives may ask for, by name."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,6 @@ class TokenBatch:
         active: ``[T]`` bool.
         sequence: ``[T]`` int64, the sequence of each row.
         cu_seqlens: ``[K+1]``.
-        kl: ``[T]`` differentiable KL between policy and reference over the vocabulary, where the objective asked for it.
-        log_sum_sq_probs: ``[T]`` detached ``log sum_v p_v^2``, where the objective asked for it.
     """
 
     policy: Tensor
@@ -66,8 +75,6 @@ class TokenBatch:
     active: Tensor
     sequence: Tensor
     cu_seqlens: Tensor
-    kl: Tensor | None = None
-    log_sum_sq_probs: Tensor | None = None
 
     def sums(self, values: Tensor) -> Tensor:
         """``[T]`` to ``[K]``: sums over the active rows of each sequence."""
@@ -89,11 +96,11 @@ class SequenceBatch:
         policy: ``[K]`` token sums of the policy's log-probs, weighted where the call has token weights.
         reference: ``[K]`` the same under the reference, or ``None``.
         lengths: ``[K]`` completion tokens of each sequence, at least 1.
-        data: further tensors by name, see :data:`DATA_SHAPES`.
+        data: further tensors by name, see :data:`DATA`.
         unweighted: ``[K]`` ``policy`` without token weights, where the call has them.
         kl: ``[K]`` differentiable token sums of the KL over the vocabulary, where the objective asked for it.
         aligned: ``[K]`` detached token means of ``logp - log sum_v p_v^2``, where the objective asked for ``log_sum_sq_probs``.
-        tokens: the rows, where the call has them.
+        tokens: the rows, where the call has them and the objective works on tokens or on data per token.
         state: the objective's state, already updated with this call's batch.
         numbers: what :meth:`call_number` is to return instead of the call's own (device code is derived with these as arguments).
         whole: the call that this batch is a part of; ``None``: it is all of it.
@@ -161,7 +168,7 @@ class SequenceBatch:
 
 def _part_of(name: str, value: Tensor, part: slice | Tensor, count: int) -> Tensor:
     """What a part of ``count`` sequences keeps of the data of that name."""
-    shapes = DATA_SHAPES.get(name, ("K",))
+    shapes = DATA[name].shapes if name in DATA else ("K",)
     if "K" in shapes and value.shape == (count,):
         return value[part]
     if "N" in shapes and isinstance(part, Tensor) and value.shape == (count // 2,):

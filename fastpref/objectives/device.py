@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .base import Objective, PairwiseObjective, SequenceObjective, TokenObjective
-from .batch import CALL_NUMBERS, DATA_KINDS, DATA_SHAPES, SequenceBatch, TokenBatch
+from .batch import CALL_NUMBERS, DATA, SequenceBatch, TokenBatch
 
 Kind = Literal["pair", "sequence", "token"]
 Operand = str | float
@@ -223,7 +223,7 @@ def item_losses(objective: Objective, items: int = _ITEMS) -> tuple[list[str], E
     kind = _kind(objective)
     traits = objective.traits
     every = [d for d in (*traits.data, *traits.optional_data) if d != "lengths"]
-    data = [d for d in every if set(DATA_SHAPES[d]) & {"K", "N", "T"}]  # the others are of the whole call
+    data = [d for d in every if set(DATA[d].shapes) & {"K", "N", "T"}]  # the others are of the whole call
     aligned = ["aligned"] if "log_sum_sq_probs" in traits.vocabulary else []
     if any(v != "log_sum_sq_probs" for v in traits.vocabulary):
         raise NoDeviceForm(f"{objective.name}: its derivative has a term for every vocabulary entry")
@@ -270,7 +270,7 @@ def item_losses(objective: Objective, items: int = _ITEMS) -> tuple[list[str], E
 
 def _typed(name: str, value: Tensor) -> Tensor:
     """Numbers as the definition gets them: truth values and integers come to the device as numbers."""
-    return value > 0.5 if DATA_KINDS.get(name) == "bool" else value
+    return value > 0.5 if name in DATA and DATA[name].kind == "bool" else value
 
 
 class _Builder:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import require_between, require_choice, require_flag, require_number, require_positive
 from .base import PairwiseObjective
 from .batch import SequenceBatch
-from .functions import clamped_exp
+from .functions import clamped_exp, log_sigmoid
 
 F_DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 
@@ -24,8 +24,8 @@ class DPOFamily(PairwiseObjective):
 
     Args:
         beta: temperature of the implicit reward; above 0.
-        f_divergence_type: the score ``phi`` (f-DPO, arXiv 2309.16240): ``"reverse_kl"`` ``h``, ``"forward_kl"`` ``-e^-h``, ``"js_divergence"``
-            ``log sigmoid(h)``, ``"alpha_divergence"`` ``e^((c-1)h) / (c-1)``; constants dropped, exponents clamped at 80.
+        f_divergence_type: the score ``phi`` (f-DPO, arXiv 2309.16240): ``"reverse_kl"`` ``h``, ``"forward_kl"`` ``1 - e^-h``, ``"js_divergence"``
+            ``log 2 sigmoid(h)``, ``"alpha_divergence"`` ``(e^((c-1)h) - 1) / (c-1)``; all are 0 at ``h = 0``, exponents are clamped at 80.
         f_alpha_divergence_coef: ``c`` of the alpha divergence (``1 - alpha`` of the paper); 1 is ``reverse_kl``.
         ld_alpha: LD-DPO (arXiv 2409.06411): weight, in [0, 1], of the tokens beyond the shorter completion's length, in the sums of policy and
             reference; ``None`` switches it off. The paper takes 0.5.
@@ -65,21 +65,26 @@ class DPOFamily(PairwiseObjective):
         return torch.exp(chosen.aligned + rejected.aligned).detach() * losses
 
     def score(self, batch: SequenceBatch) -> Tensor:
-        """``phi(h)``, ``[N]``."""
+        """``phi(h)``, ``[N]``. The constants count where scores are divided by lengths: ``phi(0) = 0`` keeps margins 0 at the reference."""
         h, kind = batch.log_ratio(), self.f_divergence_type
         if kind == "forward_kl":
-            return -clamped_exp(-h)
+            return 1.0 - clamped_exp(-h)
         if kind == "js_divergence":
-            return torch.nn.functional.logsigmoid(h)
-        # At c = 1 the alpha divergence is the reverse KL; near it the score is h up to a constant.
+            return math.log(2.0) + log_sigmoid(h)
+        # At c = 1 the alpha divergence is the reverse KL. Not expm1: its derivative, expm1 + 1, loses the digits of small exponentials.
         if kind == "alpha_divergence" and not _is_one(self.f_alpha_divergence_coef):
             slope = self.f_alpha_divergence_coef - 1.0
-            return clamped_exp(slope * h) / slope
+            return (clamped_exp(slope * h) - 1.0) / slope
         return h
 
     def z(self, chosen: SequenceBatch, rejected: SequenceBatch) -> Tensor:
         """``beta * (phi(h_w) - phi(h_l))``, ``[N]``."""
         return self.beta * (self.score(chosen) - self.score(rejected))
+
+    @property
+    def weights_tokens(self) -> bool:
+        """LD-DPO does."""
+        return self.ld_alpha is not None
 
     def token_weights(self, lengths: Tensor, position: Tensor, sequence: Tensor) -> Tensor | None:
         """LD-DPO's: 1 up to the shorter completion's length, ``ld_alpha`` beyond."""

@@ -78,6 +78,11 @@ class Mixture(Objective):
             found = {**member.metrics(self._of(number, batch)), **found}
         return found
 
+    @property
+    def weights_tokens(self) -> bool:
+        """Whether a member does."""
+        return any(member.weights_tokens for member in self.members)
+
     def token_weights(self, lengths: Tensor, position: Tensor, sequence: Tensor) -> Tensor | None:
         """The members', which must agree: all losses see the same sequence sums."""
         found = [m.token_weights(lengths, position, sequence) for m in self.members]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 
 import pytest
 import torch
@@ -222,6 +223,25 @@ def test_margins_are_zero_where_policy_is_the_reference(objective):
     call = family.token_call(objective)
     out = dataclasses.replace(call, reference=call.policy.detach()).run()
     assert out.metrics["rewards/margins"].item() == 0.0
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "sigmoid_norm", "robust", "exo_pair", "hinge"])
+@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"])
+def test_every_score_is_zero_at_the_reference(name, divergence):
+    """Also where scores are divided by different lengths: the loss at policy = reference does not depend on the divergence."""
+    call = family.token_call(family.make(name, f_divergence_type=divergence))
+    out = dataclasses.replace(call, reference=call.policy.detach()).run()
+    wanted = dataclasses.replace(call, objective=family.make(name), reference=call.policy.detach()).run()
+    assert torch.equal(out.losses, wanted.losses)
+    if name.startswith("sigmoid"):
+        assert torch.equal(out.losses, torch.full((4,), math.log(2), dtype=torch.float64))
+
+
+def test_a_hyper_parameter_may_be_called_loss_type():
+    assert fastpref.objective("cpo", loss_type="hinge").loss_type == "hinge"
+    logps = torch.tensor([-3.0, -4.0])
+    out = fastpref.preference_loss("cpo", logps, lengths=torch.tensor([2, 3]), loss_type="hinge", cpo_alpha=0.0)
+    assert out.loss.item() == pytest.approx(0.9)
 
 
 def test_names():

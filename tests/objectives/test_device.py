@@ -70,7 +70,7 @@ def hyper_values(objective, form) -> list[float]:
 
 PROGRAM = """
 #include <string.h>
-#include "objective_heads.h"
+#include "core/objective_heads.h"
 template <typename T> static int run(const char* wanted, const T* in, const T* hyper, T* out, int items) {
 #define ONE(name, kind, inputs, hypers, outputs)                                                        \\
   if (strcmp(wanted, #name) == 0) {                                                                     \\
@@ -102,7 +102,7 @@ def library(tmp_path_factory):
         "-Wextra",
         "-Werror",
         "-I",
-        str(ROOT / "csrc/core"),
+        str(ROOT / "csrc"),
     ]
     subprocess.run([*command, str(folder / "heads.cpp"), "-o", str(folder / "heads.so")], check=True, timeout=300)
     return ctypes.CDLL(str(folder / "heads.so"))
@@ -171,6 +171,38 @@ def test_cpp_in_float_is_as_good_as_torch_in_float(forms, library):
             floor = 16 * torch.finfo(torch.float32).eps * scale
             error, yardstick = (found - exact).abs().max(), (torch_float.double() - exact).abs().max()
             assert error <= 2 * yardstick + floor, form.name
+
+
+CUDA_PROGRAM = """
+#include "core/objective_heads.h"
+#define ONE(name, kind, inputs, hypers, outputs)                                                    \\
+  extern "C" __global__ void head_##name(const float* in, const float* hyper, float* out) {         \\
+    fastpref::head_##name(in + threadIdx.x * inputs, hyper, out + threadIdx.x * outputs);           \\
+  }
+FASTPREF_HEADS(ONE)
+"""
+
+
+def test_cuda_compiles_every_form_without_spills(forms, tmp_path):
+    """The text that the host ran above, for a device: no GPU is needed to compile it."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("there is no nvcc; the same text is compiled and run for the host")
+    (tmp_path / "heads.cu").write_text(CUDA_PROGRAM)
+    command = [
+        "nvcc",
+        "-std=c++17",
+        "-arch=sm_90",
+        "-Xptxas",
+        "-v",
+        "-I",
+        str(ROOT / "csrc"),
+        "-c",
+        str(tmp_path / "heads.cu"),
+    ]
+    done = subprocess.run([*command, "-o", str(tmp_path / "heads.o")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = done.stdout + done.stderr
+    assert report.count("0 bytes spill stores, 0 bytes spill loads") == len(forms[0])
 
 
 def test_forms_are_finite_at_extreme_inputs(forms, library):

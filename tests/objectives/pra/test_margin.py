@@ -87,12 +87,12 @@ def r_dpo(p, beta=B, alpha=0.01):
 def score(h, kind, c=0.5):
     if kind == "forward_kl":
         value, derivative = clamped_exp(-h)
-        return -value, derivative
+        return 1 - value, derivative
     if kind == "js_divergence":
-        return -softplus(-h), sigmoid(-h)
+        return math.log(2) - softplus(-h), sigmoid(-h)
     if kind == "alpha_divergence":
         value, derivative = clamped_exp((c - 1) * h)
-        return value / (c - 1), derivative
+        return (value - 1) / (c - 1), derivative
     return h, 1.0
 
 
