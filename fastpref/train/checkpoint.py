@@ -3,6 +3,7 @@
     output/checkpoint-000120/
       config.json, model.safetensors, tokenizer files      what ``from_pretrained`` reads; float32
       optimizer.safetensors                                ``{parameter}/{exp_avg, exp_avg_sq, step}``
+      objective.safetensors                                the objective's state, where it carries one
       rng.safetensors                                      states of torch's generators, uint8
       trainer_state.json                                   step, position in the data, configuration, fingerprints
 
@@ -152,7 +153,14 @@ def check_compatible(state: TrainerState, path: Path, config: TrainConfig, finge
 
 
 def save(
-    output: Path, state: TrainerState, *, model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, keep: int
+    output: Path,
+    state: TrainerState,
+    *,
+    model: Any,
+    tokenizer: Any,
+    optimizer: torch.optim.Optimizer,
+    objective_state: Mapping[str, Tensor],
+    keep: int,
 ) -> Path:
     """Write a complete checkpoint, then remove all but the newest ``keep``.
 
@@ -167,6 +175,9 @@ def save(
             model.save_pretrained(directory)
         _save_tokenizer(tokenizer, directory)
         save_file(_optimizer_tensors(model, optimizer), directory / "optimizer.safetensors")
+        if objective_state:
+            tensors = {name: value.detach().cpu().contiguous() for name, value in objective_state.items()}
+            save_file(tensors, directory / "objective.safetensors")
         save_file(_rng_states(), directory / "rng.safetensors")
         text = json.dumps(dataclasses.asdict(state), indent=2)
         (directory / "trainer_state.json").write_text(text + "\n", encoding="utf-8")
@@ -184,8 +195,19 @@ def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from error
 
 
-def restore(path: Path, *, model: Any, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    path: Path, *, model: Any, optimizer: torch.optim.Optimizer, objective_state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Load the optimiser's and the generators' state of a checkpoint; the weights are loaded with the model.
+
+    Args:
+        path: the checkpoint.
+        model: as saved.
+        optimizer: as saved.
+        objective_state: the objective's initial state; empty where it carries none.
+
+    Returns:
+        The objective's state.
 
     Raises:
         UserError: a file is missing or damaged, or does not fit the model.
@@ -196,8 +218,16 @@ def restore(path: Path, *, model: Any, optimizer: torch.optim.Optimizer) -> None
     try:
         _load_optimizer(load_file(path / "optimizer.safetensors"), model, optimizer)
         _set_rng_states(load_file(path / "rng.safetensors"))
+        return _objective_state(load_file(path / "objective.safetensors"), objective_state) if objective_state else {}
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be continued: {error}") from error
+
+
+def _objective_state(found: dict[str, Tensor], initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    shapes = {name: (value.shape, value.dtype) for name, value in initial.items()}
+    if {name: (value.shape, value.dtype) for name, value in found.items()} != shapes:
+        raise KeyError(f"objective.safetensors: expected {sorted(initial)}, found {sorted(found)}")
+    return found
 
 
 def _optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

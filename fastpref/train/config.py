@@ -30,9 +30,14 @@ class TrainConfig:
     """Held-out pairs in the same form. Evaluated before the first step, every eval_every steps, and after the last."""
 
     loss: str = "sigmoid"
-    """Objective, under TRL's name where TRL has it (sigmoid is DPO)."""
-    beta: float = 0.1
-    """Temperature of the implicit reward: how dearly the policy pays for leaving the reference."""
+    """Objective, under TRL's name where TRL has it (sigmoid is DPO); several joined by commas are added up (sigmoid,sft). Losses that
+    are normalised by tokens, or that look at the whole batch, do so per micro-batch."""
+    loss_weights: str | None = None
+    """Weights of several losses, joined by commas (1.0,0.005). Default: 1 each."""
+    beta: float | None = None
+    """Temperature of the implicit reward: how dearly the policy pays for leaving the reference. Default: the objective's own, 0.1 for most."""
+    loss_options: str | None = None
+    """Further hyper-parameters of the objective, joined by commas (label_smoothing=0.1,ld_alpha=0.5); the page of losses has them."""
     reference: Literal["precomputed", "online", "none"] = "precomputed"
     """precomputed: one pass before training, log-probs cached on disk, no second model in memory. online: a frozen copy
     runs at every step. none: no reference, for objectives that need none (others become prior-free)."""
@@ -103,7 +108,8 @@ class TrainConfig:
             UserError: names the option, what was found and what was expected.
         """
         for name in ("lr", "beta"):
-            self._require(name, 0.0 < getattr(self, name) < float("inf"), "a finite number above 0")
+            value = getattr(self, name)
+            self._require(name, value is None or 0.0 < value < float("inf"), "a finite number above 0")
         for name in ("warmup", "weight_decay", "max_grad_norm"):
             self._require(name, 0.0 <= getattr(self, name) < float("inf"), "a finite number, 0 or above")
         for name in ("epochs", "batch_size", "gradient_accumulation", "save_every", "keep_checkpoints", "log_every"):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..packing import segment_sum
 from ..preference import preference_loss
 from .batches import Layout, collate, micro_batches
 from .model import PreferenceModel
+from .objective import data_from_pairs
 from .reference import PrecomputedReference, ReferenceSource
 from .tokenization import TokenizedPairs
 
@@ -63,7 +63,8 @@ def evaluate(
         check: called between passes; may raise.
         untrained: the policy still is the reference: where the reference's log-probs are cached, they are the policy's, and nothing is run.
     """
-    known = untrained and isinstance(split.reference, PrecomputedReference)
+    cached = isinstance(split.reference, PrecomputedReference)
+    known = untrained and cached and not policy.objective.traits.vocabulary
     was_training = policy.training
     policy.eval()
     means = Means()
@@ -73,8 +74,14 @@ def evaluate(
             batch = collate(split.data, pairs, layout).to(policy.device)
             reference = split.reference.of(batch)
             if known and isinstance(reference, Tensor):
-                logps = segment_sum(reference, batch.cu_seqlens)
-                out = preference_loss(policy.objective, logps, logps, lengths=batch.cu_seqlens.diff().to(logps.device))
+                out = preference_loss(
+                    policy.objective,
+                    reference,
+                    reference,
+                    cu_seqlens=batch.cu_seqlens,
+                    state=policy.objective_state,
+                    **data_from_pairs(policy.objective, len(pairs), reference.device),
+                )
             else:
                 out = policy(batch, reference)
             means.add({"loss": out.loss, **out.metrics}, len(pairs))

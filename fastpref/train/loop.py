@@ -23,6 +23,7 @@ from .config import TrainConfig
 from .evaluation import Means, Split, evaluate
 from .log import Record, RunLog
 from .model import PreferenceModel
+from .objective import losses_per_pair
 from .schedule import learning_rate
 from .signals import Interrupted, StopRequest
 
@@ -158,7 +159,7 @@ class Loop:
             out = self._forward(batch)
             (out.loss * (len(micro) / len(pairs))).backward()
             means.add({"loss": out.loss, **out.metrics}, len(micro))
-            losses.append(out.losses.detach())
+            losses.append(losses_per_pair(out.losses.detach(), len(micro)))
             tokens += batch.targets.numel()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm or math.inf)
         values = means.values()
@@ -241,6 +242,7 @@ class Loop:
             model=self.policy.causal_lm,
             tokenizer=self.tokenizer,
             optimizer=self.optimizer,
+            objective_state=self.policy.objective_state,
             keep=self.config.keep_checkpoints,
         )
         _log.info("step %d: saved %s", self.step, self.saved)

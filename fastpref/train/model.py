@@ -20,6 +20,7 @@ from ..objectives import Objective
 from ..preference import PreferenceOutput, linear_preference_loss
 from ..token_logprobs import linear_logprobs
 from .batches import Batch
+from .objective import data_from_pairs
 
 Reference = Tensor | tuple[Tensor, Tensor, Tensor | None] | None
 """Of a batch: ``[T]`` token log-probs, or ``(hidden [T, H], weight [V, H], bias [V] or None)``, or no reference."""
@@ -52,6 +53,9 @@ class PreferenceModel(nn.Module):
         dtype: of the matrix products; float32 weights are cast where they are used (autocast).
         budget_bytes: see :func:`fastpref.linear_preference_loss`.
 
+    Attributes:
+        objective_state: the objective's state after the last training batch; part of a checkpoint.
+
     Raises:
         UserError: the model has no such backbone or head.
     """
@@ -72,6 +76,7 @@ class PreferenceModel(nn.Module):
             )
         self.causal_lm = causal_lm
         self.objective = objective
+        self.objective_state = objective.initial_state()
         self.head_options = HeadOptions.of(causal_lm.config)
         self._dtype = dtype
         self._budget_bytes = budget_bytes
@@ -103,10 +108,13 @@ class PreferenceModel(nn.Module):
         return states.flatten(0, 1).index_select(0, batch.rows)
 
     def forward(self, batch: Batch, reference: Reference = None) -> PreferenceOutput:
-        """The loss and its metrics; the loss is the mean over the batch's pairs."""
+        """The loss and its metrics; the loss is the mean over the batch's items.
+
+        In training mode the objective's state goes on with the batch; in evaluation mode it is used and left alone.
+        """
         with self.autocast():
             weight, bias = self.head
-            return linear_preference_loss(
+            out = linear_preference_loss(
                 self.objective,
                 self.hidden_rows(batch),
                 weight,
@@ -117,7 +125,12 @@ class PreferenceModel(nn.Module):
                 softcap=self.head_options.softcap,
                 logit_scale=self.head_options.logit_scale,
                 budget_bytes=self._budget_bytes,
+                state=self.objective_state,
+                **data_from_pairs(self.objective, len(batch.pairs), batch.targets.device),
             )
+        if self.training:
+            self.objective_state = out.state
+        return out
 
     @torch.no_grad()
     def token_logprobs(self, batch: Batch) -> Tensor:

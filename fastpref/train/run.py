@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..objectives import Objective, objective
+from ..objectives import Objective
 from . import checkpoint
 from .batches import Layout
 from .config import TrainConfig
@@ -20,6 +20,7 @@ from .data import Pair, pairs_from_memory, read_pairs
 from .evaluation import Split
 from .loop import Callback, Loop, TrainResult
 from .model import PreferenceModel, load_causal_lm, load_tokenizer, resolve_directory
+from .objective import objective_of
 from .output import exclusive
 from .probe import probe
 from .reference import (
@@ -91,7 +92,7 @@ def train(
         torch.set_num_threads(config.threads)
     device = _device(config.device)
     config = dataclasses.replace(config, dtype=_dtype_name(config.dtype, device))
-    loss = _objective(config)
+    loss = objective_of(config)
     pairs = {"training": _pairs(config.data, train_pairs)}
     if eval_pairs is not None or config.eval_data is not None:
         pairs["held-out"] = _pairs(config.eval_data or "eval_pairs", eval_pairs)
@@ -135,7 +136,9 @@ def train(
             _recompute_activations(policy.causal_lm)
         optimizer = _optimizer(policy, config)
         if resumed is not None:
-            checkpoint.restore(resumed, model=policy.causal_lm, optimizer=optimizer)
+            policy.objective_state = checkpoint.restore(
+                resumed, model=policy.causal_lm, optimizer=optimizer, objective_state=policy.objective_state
+            )
         training, *held_out = map(Split, data, references)
         return Loop(
             config,
@@ -168,20 +171,6 @@ def _dtype_name(name: str, device: torch.device) -> Any:
     if name == "auto":
         return "float32" if device.type == "cpu" else "bfloat16"
     return name
-
-
-def _objective(config: TrainConfig) -> Objective:
-    try:
-        loss = objective(config.loss, beta=config.beta)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"loss={config.loss!r}: {error}") from error
-    if loss.traits.data:
-        raise UserError(
-            f"loss={config.loss!r}: needs {', '.join(loss.traits.data)}, which preference pairs do not have"
-        )
-    if loss.traits.reference == "required" and config.reference == "none":
-        raise UserError(f"reference=none: {config.loss} needs a reference")
-    return loss
 
 
 def _pairs(path: str, records: Iterable[Mapping[str, Any]] | None) -> list[Pair]:

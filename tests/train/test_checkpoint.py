@@ -88,7 +88,7 @@ def test_another_run_is_not_continued(config, tmp_path):
         train(dataclasses.replace(config, max_steps=2, lr=2e-3, beta=0.3), train_pairs=make_pairs(11))
     message = str(caught.value)
     assert "lr: 0.001 then, 0.002 now" in message
-    assert "beta: 0.1 then, 0.3 now" in message
+    assert "beta: None then, 0.3 now" in message
     assert "data: its content has changed" in message
     with pytest.raises(UserError, match="max_steps: 2 then, 4 now"):
         train(dataclasses.replace(config, max_steps=4))
@@ -150,6 +150,7 @@ def test_a_failed_save_leaves_the_previous_checkpoint(config):
             model=model,
             tokenizer=Tokenizer(),
             optimizer=torch.optim.AdamW(model.parameters()),
+            objective_state={},
             keep=1,
         )
     assert {p: p.read_bytes() for p in Path(config.output).rglob("*") if p.is_file()} == before
