@@ -14,9 +14,9 @@ _PUBLIC = {
     "preference_loss": "preference",
     "linear_preference_loss": "preference",
     "PreferenceOutput": "preference",
-    "linear_token_kl": "token_kl",
-    "token_kl": "token_kl",
-    "TokenKL": "token_kl",
+    "linear_token_kl": "divergence",
+    "token_kl": "divergence",
+    "TokenKL": "divergence",
     "objective": "objectives",
     "UserError": "errors",
 }
@@ -28,14 +28,14 @@ _SUBMODULES = ("advantages", "lab", "nn", "objectives", "packing", "planner", "t
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from .divergence import TokenKL as TokenKL
+    from .divergence import linear_token_kl as linear_token_kl
+    from .divergence import token_kl as token_kl
     from .errors import UserError as UserError
     from .objectives import objective as objective
     from .preference import PreferenceOutput as PreferenceOutput
     from .preference import linear_preference_loss as linear_preference_loss
     from .preference import preference_loss as preference_loss
-    from .token_kl import TokenKL as TokenKL
-    from .token_kl import linear_token_kl as linear_token_kl
-    from .token_kl import token_kl as token_kl
     from .token_logprobs import TokenLogProbs as TokenLogProbs
     from .token_logprobs import linear_logprobs as linear_logprobs
     from .token_logprobs import logprobs as logprobs

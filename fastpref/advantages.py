@@ -42,7 +42,7 @@ def gae(
     Example:
         >>> import torch
         >>> from fastpref.advantages import gae
-        >>> gae(torch.tensor([0.0, 0.0, 1.0]), torch.zeros(3), torch.tensor([0, 3]), gamma=1.0, lam=0.5)[0]
+        >>> gae(torch.tensor([0.0, 0.0, 1.0]), torch.zeros(3), torch.tensor([0, 3], dtype=torch.int32), gamma=1.0, lam=0.5)[0]
         tensor([0.2500, 0.5000, 1.0000])
     """
     require_between("gamma", gamma, 0.0, 1.0)

@@ -36,13 +36,13 @@ from .arguments import (
 )
 from .backends.base import IGNORED, Direction
 from .call import Call
+from .divergence import TokenKL, check_reference, run_recompute_kl
 from .linear_head import Head, Tiling
 from .objectives.base import Objective
 from .objectives.batch import SequenceBatch
 from .packing import wide_dtype
 from .planner import HeadProblem, Plan, make_plan
 from .resident import attach_gradients, run_resident
-from .token_kl import TokenKL, check_reference, run_recompute_kl
 from .token_logprobs import TokenLogProbs, check_linear, make_transform, run_recompute
 
 Reference = Tensor | TokenLogProbs | Sequence[Tensor | None] | None

@@ -100,7 +100,7 @@ class TokenCall:
     data: dict[str, Tensor]
 
     def run(self, policy: Tensor | None = None, kl: Tensor | None = None, **options: Any) -> fastpref.PreferenceOutput:
-        from fastpref.token_kl import TokenKL
+        from fastpref.divergence import TokenKL
         from fastpref.token_logprobs import TokenLogProbs
 
         policy = self.policy if policy is None else policy

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import fastpref
-from fastpref.token_kl import TokenKL, linear_token_kl, token_kl
+from fastpref import TokenKL, linear_token_kl, token_kl
 from tests import oracle
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

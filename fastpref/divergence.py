@@ -235,7 +235,7 @@ def token_kl(
 
     Example:
         >>> import torch
-        >>> from fastpref.token_kl import token_kl
+        >>> from fastpref import token_kl
         >>> logits, ref_logits = torch.tensor([[0.0, 0.0]], requires_grad=True), torch.tensor([[0.0, 1.0]])
         >>> token_kl(logits, ref_logits, torch.tensor([1])).kl.detach()
         tensor([0.1109])
@@ -434,7 +434,7 @@ def linear_token_kl(
 
     Example:
         >>> import torch
-        >>> from fastpref.token_kl import linear_token_kl
+        >>> from fastpref import linear_token_kl
         >>> hidden, weight = torch.zeros(2, 8), torch.randn(4, 8, requires_grad=True)
         >>> out = linear_token_kl(hidden, weight, torch.tensor([1, -100]), reference=(hidden, weight))
         >>> out.kl.detach(), out.logps.detach()
