@@ -140,7 +140,7 @@ def device_forms() -> set[str]:
 def loss_tables() -> str:
     """One section per scenario, one table per kind of item."""
     ready = device_forms()
-    head = ("name", "loss", "derivative", "target", "hyper-parameters", "needs", "couples", "plans", "device form", "paper")  # fmt: skip
+    head = ("name", "loss", "derivative", "target", "hyper-parameters", "prior", "needs", "couples", "plans", "device form", "paper")  # fmt: skip
     parts = []
     for scenario, title in SCENARIOS.items():
         parts.append(f"### {title}\n")
@@ -154,7 +154,7 @@ def loss_tables() -> str:
                 rows.append(
                     (
                         f"{code(names[0])}{others}: {code(cls.__name__)}",
-                        *(code(t.formula), code(t.derivative), t.target, hyper_parameters(cls), needs(t)),
+                        *(code(t.formula), code(t.derivative), t.target, hyper_parameters(cls), t.prior, needs(t)),
                         *(t.coupling, plans(t), "yes" if cls.name in ready else "no", papers(cls)),
                     )
                 )

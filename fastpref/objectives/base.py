@@ -82,6 +82,13 @@ class Traits:
                 raise ValueError(f"traits: unknown data {name!r} (known: {', '.join(DATA)})")
 
     @property
+    def prior(self) -> Literal["posterior", "prior-free", "either"]:
+        """The version in the framework: with the reference as prior, without one, or either as the call gives one or not."""
+        versions: dict[str, Literal["posterior", "prior-free", "either"]]
+        versions = {"required": "posterior", "none": "prior-free", "optional": "either"}
+        return versions[self.reference]
+
+    @property
     def needs_lengths(self) -> bool:
         """Whether the loss depends on the completion lengths."""
         return self.token_reduction == "mean" or self.level == "token" or "lengths" in self.data
