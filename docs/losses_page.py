@@ -170,8 +170,10 @@ def preset_table() -> str:
         known = OBJECTIVES[name]
         options = ", ".join(f"{k}={v!r}" for k, v in known.defaults.items())
         found = ", ".join(map(link, preset_papers(name))) or f"see {code(known.cls.name)}"
-        rows.append((code(name), code(f'objective("{known.cls.name}", {options})'), found))
-    return table(("preset", "stands for", "paper"), rows)
+        asked = {"max_completion_length": 1} if "dr_grpo" in known.defaults.values() else {}  # has no default
+        made = known.cls(**{**known.defaults, **asked})
+        rows.append((code(name), code(f'objective("{known.cls.name}", {options})'), needs(made.traits), found))
+    return table(("preset", "stands for", "needs", "paper"), rows)
 
 
 def option_table(cls: type[Objective]) -> str:

@@ -111,7 +111,9 @@ def whiten(values: Tensor, active: Tensor | None = None, *, shift_mean: bool = T
     require_floating("values", require_tensor("values", values))
     x = values.to(wide_dtype(values.device))
     mask = torch.ones_like(x, dtype=torch.bool) if active is None else active
-    require_shape("active", mask, tuple(values.shape))
+    require_shape("active", require_tensor("active", mask), tuple(values.shape))
+    if mask.dtype != torch.bool:
+        raise TypeError(f"active: expected dtype torch.bool, found {mask.dtype}")
     count = mask.sum()
     if int(count) < 2:
         raise ValueError(f"values: whitening needs at least two active values, found {int(count)}")
@@ -195,6 +197,10 @@ def _grouped(rewards: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     require_floating("rewards", require_tensor("rewards", rewards))
     require_shape("rewards", rewards, ("K",))
     require_shape("groups", require_tensor("groups", groups), tuple(rewards.shape))
+    if groups.dtype.is_floating_point or groups.dtype == torch.bool:
+        raise TypeError(f"groups: expected an integer dtype, found {groups.dtype}")
+    if rewards.shape[0] == 0:
+        raise ValueError("rewards: expected at least one, found none")
     scored = ~rewards.isnan()
     x = torch.where(scored, rewards, torch.zeros_like(rewards)).to(wide_dtype(rewards.device))
     _, index = torch.unique(groups, return_inverse=True)

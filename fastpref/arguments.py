@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import is_traced, may_synchronise, require_floating, require_same, require_tensor
+from ._checks import is_traced, may_synchronise, require_floating, require_same, require_shape, require_tensor
 from .call import Call
 from .errors import nearest
 from .objectives import hyper_parameters, lookup, objective
 from .objectives.base import Objective
-from .objectives.batch import DATA
+from .objectives.batch import DATA, Datum
 from .objectives.from_function import FunctionObjective, from_function
 from .packing import wide_dtype
 
@@ -124,9 +124,11 @@ def checked_data(
             checked[name] = tensor
             continue
         datum = DATA[name]
+        if datum.shapes == ("",) and isinstance(tensor, (int, float)):
+            tensor = torch.tensor(float(tensor), device=device_of.device)
         require_tensor(name, tensor)
         require_same(name, tensor, "the log-probs", device_of, dtype=False)
-        value = _of_kind(name, tensor, datum.kind)
+        value = _of_kind(name, tensor if datum.learnt else tensor.detach(), datum.kind)
         allowed = [s for s in datum.shapes if s != "T" or active is not None]
         if "T" in datum.shapes and not allowed:
             raise ValueError(f"{name}: goes with token log-probs; give policy [T] with cu_seqlens")
@@ -142,8 +144,44 @@ def checked_data(
                 raise ValueError(
                     f"{name}: expected finite numbers, found {value.reshape(-1)[where].item()} at position {where}"
                 )
+        _check_range(name, value, datum)
         checked[name] = value
     return checked
+
+
+def _check_range(name: str, value: Tensor, datum: Datum) -> None:
+    """Values outside of what makes sense, where they may be looked at."""
+    if (datum.least is None and datum.most is None) or is_traced(value) or not may_synchronise(value.device):
+        return
+    low, high = datum.least, datum.most
+    outside = torch.zeros_like(value, dtype=torch.bool)
+    outside |= (value < low) if low is not None else outside
+    outside |= (value > high) if high is not None else outside
+    if bool(outside.any()):
+        wanted = f"{low} or above" if high is None else f"in [{low}, {high}]"
+        found = value.reshape(-1)[int(outside.reshape(-1).nonzero()[0])].item()
+        raise ValueError(f"{name}: expected numbers {wanted}, found {found}")
+
+
+def checked_lengths(lengths: Tensor, policy: Tensor) -> Tensor:
+    """``[K]`` integers, 1 or above."""
+    require_shape("lengths", require_tensor("lengths", lengths), tuple(policy.shape))
+    require_same("lengths", lengths, "policy", policy, dtype=False)
+    if lengths.dtype.is_floating_point or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths: expected an integer dtype, found {lengths.dtype}")
+    if not is_traced(lengths) and may_synchronise(lengths.device) and bool((lengths < 1).any()):
+        raise ValueError(f"lengths: expected numbers 1 or above, found {int(lengths.min())}")
+    return lengths
+
+
+def refuse_nan_policy(policy: Tensor, active: Tensor | None = None) -> None:
+    """NaN log-probs are an error that names where, where values may be looked at."""
+    if is_traced(policy) or not may_synchronise(policy.device):
+        return
+    bad = policy.detach().isnan() if active is None else policy.detach().isnan() & active
+    if bool(bad.any()):
+        what = "sequence" if active is None else "row"
+        raise ValueError(f"policy: the log-probability of {what} {int(bad.nonzero()[0])} is NaN")
 
 
 def _of_kind(name: str, tensor: Tensor, kind: str) -> Tensor:
@@ -179,4 +217,6 @@ def checked_state(chosen: Objective, state: Mapping[str, Tensor] | None) -> dict
         require_tensor(f"state[{name!r}]", value)
         if value.shape != initial[name].shape:
             raise ValueError(f"state[{name!r}]: expected shape {list(initial[name].shape)}, found {list(value.shape)}")
+        if not is_traced(value) and may_synchronise(value.device) and not bool(value.isfinite().all()):
+            raise ValueError(f"state[{name!r}]: expected finite numbers, found {value.tolist()}")
     return dict(state)

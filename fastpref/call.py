@@ -61,9 +61,14 @@ class Call:
         return replace(plain, token_weights=weights)
 
     @cached_property
+    def counts(self) -> Tensor:
+        """``[K]`` active rows of each sequence."""
+        return segment_sum(self.active.to(torch.float32), self.cu_seqlens).long()
+
+    @cached_property
     def lengths(self) -> Tensor:
         """``[K]`` active rows of each sequence, at least 1."""
-        return segment_sum(self.active.to(torch.float32), self.cu_seqlens).long().clamp_min(1)
+        return self.counts.clamp_min(1)
 
     @cached_property
     def sequence(self) -> Tensor:
@@ -82,7 +87,7 @@ class Call:
     def without_logps(self) -> SequenceBatch:
         """The batch of this call before any log-prob is known; the objective checks it."""
         nothing = torch.zeros(self.lengths.shape, dtype=wide_dtype(self.active.device), device=self.active.device)
-        return SequenceBatch(nothing, None, self.lengths, self.data, state=self.state)
+        return SequenceBatch(nothing, None, self.lengths, self.data, counts=self.counts, state=self.state)
 
     def sums(self, values: Tensor) -> Tensor:
         """``[T]`` token values to ``[K]`` weighted sums, in :func:`fastpref.packing.wide_dtype`."""
@@ -130,6 +135,7 @@ class Call:
             None if reference is None else self.sequence_reference(reference),
             self.lengths,
             self.data,
+            counts=self.counts,
             unweighted=None if self.token_weights is None else segment_sum(policy, self.cu_seqlens),
             kl=None if kl is None else self.sums(kl),
             aligned=aligned,

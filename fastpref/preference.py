@@ -18,6 +18,7 @@ from . import backends
 from ._checks import (
     check_cu_seqlens,
     is_traced,
+    may_synchronise,
     normalise_targets,
     require_floating,
     require_same,
@@ -29,8 +30,10 @@ from .arguments import (
     check_reference_form,
     check_reference_presence,
     checked_data,
+    checked_lengths,
     checked_state,
     named_data,
+    refuse_nan_policy,
     refuse_nan_reference,
     resolve_objective,
 )
@@ -183,15 +186,15 @@ def _sequence_batch(
         if chosen.traits.needs_lengths:
             raise ValueError(f"{chosen.name}: needs lengths, found None")
         lengths = torch.ones(policy.shape, dtype=torch.int64, device=policy.device)
-    require_shape("lengths", require_tensor("lengths", lengths), tuple(policy.shape))
-    require_same("lengths", lengths, "policy", policy, dtype=False)
+    lengths = checked_lengths(lengths, policy)
+    refuse_nan_policy(policy)
     if chosen.weights_tokens:
         raise ValueError(f"{chosen.name}: weights tokens; expected policy [T] with cu_seqlens, found sequence sums [K]")
     wide = wide_dtype(policy.device)
     return SequenceBatch(
         policy.to(wide),
         None if reference is None else reference.to(wide),
-        lengths.clamp_min(1),
+        lengths,
         checked_data(given, policy, policy.shape[0], None),
         state=state,
     )
@@ -217,6 +220,7 @@ def _token_batch(
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: expected dtype torch.bool, found {mask.dtype}")
     require_same("mask", mask, "policy", policy, dtype=False)
+    refuse_nan_policy(policy, mask)
     call = _call(chosen, cu_seqlens, mask, token_weights, given, state)
     if reference is not None:
         reference = _masked_reference(chosen, reference, call)
@@ -253,7 +257,10 @@ def _call(
             )
         if "old_logps" in given:
             raise ValueError("token_weights: sums of old_logps would not have them; expected None with old_logps")
-        token_weights = token_weights.detach()
+        token_weights = token_weights.detach().masked_fill(~active, 0.0)
+        if not is_traced(token_weights) and may_synchronise(active.device) and not bool(token_weights.isfinite().all()):
+            row = int((~token_weights.isfinite()).nonzero()[0])
+            raise ValueError(f"token_weights: expected finite numbers, found {token_weights[row].item()} at row {row}")
     data = checked_data(given, active, cu_seqlens.shape[0] - 1, active)
     return Call.of(chosen, cu_seqlens, active, token_weights, data, state)
 

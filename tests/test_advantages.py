@@ -132,3 +132,24 @@ def test_arguments_are_checked():
         group_relative(x, x, "groups")
     with pytest.raises(ValueError, match="groups"):
         leave_one_out(x, x[1:])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (
+            lambda: group_relative(torch.zeros(2), torch.tensor([0.2, 0.9])),
+            TypeError,
+            "groups: expected an integer dtype",
+        ),
+        (lambda: group_relative(torch.zeros(0), torch.zeros(0, dtype=torch.int64)), ValueError, "at least one"),
+        (
+            lambda: whiten(torch.zeros(3), torch.ones(3, dtype=torch.int64)),
+            TypeError,
+            "active: expected dtype torch.bool",
+        ),
+    ],
+)
+def test_clear_errors(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

@@ -150,6 +150,56 @@ def test_a_part_of_a_call_knows_the_call():
     assert chosen.call_number("mean_chosen_length").item() == 1.5
 
 
+@pytest.mark.parametrize("name", ["nll", "sft", "dapo", "bnpo", "ppo", "cpo", "orpo", "simpo"])
+@pytest.mark.parametrize("plan", [None, "D0", "D1"])
+def test_a_sequence_whose_rows_are_all_ignored_counts_no_token(name, plan):
+    """Masked rollouts (DAPO's truncated ones) weigh nothing in token means; a made-up length of 1 would."""
+    objective = family.make(name, **({"cpo_alpha": 1.0} if name == "simpo" else {}))
+    call = family.linear_call(objective)
+    call.data.pop("num_items_in_batch", None)
+    call.targets[: family.LENGTHS[0]] = -100
+    rows = (call.targets >= 0).double()
+    total, chosen = rows.sum(), rows[: sum(family.LENGTHS[:4])].sum()
+    out = call.plain() if plan is None else call.fused(plan=plan)
+    assert out.loss.isfinite()
+    if name == "nll":
+        torch.testing.assert_close(out.loss, -out.logps.sum() / total)
+    if name == "sft":
+        torch.testing.assert_close(out.loss, -out.logps[:4].sum() / chosen)
+    if name in ("cpo", "orpo", "simpo"):
+        torch.testing.assert_close(out.metrics["nll_loss"], -out.logps[:4].sum() / chosen)
+    if name in ("dapo", "bnpo"):
+        alone = fastpref.preference_loss(
+            objective,
+            fastpref.linear_logprobs(call.hidden, call.weight, call.targets, bias=call.bias).logps[3:],
+            cu_seqlens=call.cu_seqlens[1:] - 3,
+            mask=call.targets[3:] >= 0,
+            **{k: v[3:] for k, v in call.data.items() if v.dim() == 1},
+        )
+        torch.testing.assert_close(out.loss, alone.loss)
+
+
+def test_data_get_no_gradient_unless_they_are_learnt():
+    rewards = torch.tensor([1.0, 0.5], requires_grad=True)
+    policy = torch.tensor([-1.0, -2.0], requires_grad=True)
+    fastpref.preference_loss("rpo_sq", policy, rewards=rewards).loss.backward()
+    assert rewards.grad is None
+    values = torch.tensor([0.1, 0.2], requires_grad=True)
+    fastpref.preference_loss("dro_v", policy, rewards=rewards, values=values).loss.backward()
+    assert values.grad.abs().min() > 0
+
+
+def test_a_scalar_may_be_a_number():
+    given = dict(cu_seqlens=torch.tensor([0, 2, 4], dtype=torch.int32))
+    a, b = (fastpref.preference_loss("nll", torch.ones(4), num_items_in_batch=n, **given) for n in (8, torch.tensor(8)))
+    assert a.loss == b.loss
+
+
+def test_shapes_without_values_need_none():
+    out = fastpref.preference_loss("sigmoid", torch.zeros(4, device="meta"), torch.zeros(4, device="meta"))
+    assert out.loss.shape == ()
+
+
 K2 = torch.tensor([-1.0, -2.0])
 T4, CU = torch.arange(-4.0, 0.0), torch.tensor([0, 2, 4], dtype=torch.int32)
 
@@ -178,6 +228,15 @@ T4, CU = torch.arange(-4.0, 0.0), torch.tensor([0, 2, 4], dtype=torch.int32)
         (("plackett_luce", K2), {"groups": K2, "ranks": K2}, TypeError, ["groups", "integer"]),
         (("bco", K2, K2), {"desirable": K2 < 0, "state": {}}, ValueError, ["state", "reward_count"]),
         (("sigmoid", K2), {"state": {"x": K2}}, ValueError, ["state", "nothing"]),
+        (("simpo", K2), {"lengths": torch.tensor([0, 3])}, ValueError, ["lengths", "1 or above", "found 0"]),
+        (("simpo", K2), {"lengths": torch.tensor([1.5, 3])}, TypeError, ["lengths", "integer"]),
+        (("sigmoid", K2 * torch.nan), {}, ValueError, ["policy", "sequence 0", "NaN"]),
+        (("sigmoid", T4 * torch.nan), {"cu_seqlens": CU}, ValueError, ["policy", "row 0", "NaN"]),
+        (("sigmoid", T4), {"cu_seqlens": CU, "token_weights": T4 / 0}, ValueError, ["token_weights", "finite", "row 0"]),
+        (("sppo", K2, K2), {"win_probs": torch.tensor([1.5, 0.0])}, ValueError, ["win_probs", "[0.0, 1.0]", "1.5"]),
+        (("nll", T4), {"cu_seqlens": CU, "num_items_in_batch": -6}, ValueError, ["num_items_in_batch", "1 or above", "-6"]),
+        (("bco", K2, K2), {"desirable": K2 < 0, "state": {"reward_sum": torch.tensor(torch.nan), "reward_count": torch.tensor(1)}},
+         ValueError, ["reward_sum", "finite"]),
         (("nca", K2, K2), {"groups": torch.tensor([0, 0])}, TypeError, ["missing argument 'rewards'"]),
         (("sigmoid", K2), {"rewards": K2}, TypeError, ["unknown argument 'rewards'", "beta"]),
     ],

@@ -59,6 +59,10 @@ def main(argv: Sequence[str]) -> int:
         require_matplotlib()
         if options.output.exists() and not options.output.is_dir():
             raise UserError(f"--output: expected a directory or nothing, found a file: {options.output}")
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {options.output}: cannot be written: {error.strerror}") from error
     began = time.monotonic()
     done = []
     for name, run in EXPERIMENTS.items():

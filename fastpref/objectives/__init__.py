@@ -202,6 +202,9 @@ def objective(loss_type: str | Sequence[str], /, **hyper: Any) -> Objective:
         raise TypeError(
             f"objective: expected a name or a list of names, found {loss_type!r} ({type(loss_type).__name__})"
         )
+    given = hyper.get("loss_weights")
+    if not isinstance(loss_type, str) and given is not None and not isinstance(given, (list, tuple)):
+        raise TypeError(f"loss_weights: expected a list of numbers, found {given!r} ({type(given).__name__})")
     names = [loss_type] if isinstance(loss_type, str) else list(loss_type)
     classes = [lookup(name) for name in names]
     known = list(dict.fromkeys(h for cls in classes for h in hyper_parameters(cls)))

@@ -98,6 +98,8 @@ class Objective(ABC):
     """A loss of the family. Subclasses are frozen dataclasses; their fields are the hyper-parameters."""
 
     name: ClassVar[str]
+    item: ClassVar[Literal["pair", "sequence", "group", "call"]] = "call"
+    """What an item is: losses mix where it is the same."""
     traits: Traits
     """Declared on the class; an instance whose hyper-parameters change a trait replaces it with :meth:`_declare`."""
 
@@ -169,6 +171,8 @@ def pair_metrics(beta: float, batch: SequenceBatch, log_ratio: Tensor | None = N
 class PairwiseObjective(Objective):
     """An objective on (chosen, rejected) pairs; items are the N pairs."""
 
+    item = "pair"
+
     @abstractmethod
     def pair_losses(self, chosen: SequenceBatch, rejected: SequenceBatch) -> Tensor:
         """``[N]``, elementwise in the pairs."""
@@ -201,6 +205,8 @@ class PairwiseObjective(Objective):
 
 class SequenceObjective(Objective):
     """An objective on single sequences; items are the K sequences, ``losses`` is elementwise."""
+
+    item = "sequence"
 
     def items(self, batch: SequenceBatch) -> int:
         """K."""
@@ -250,6 +256,8 @@ class Groups:
 class GroupObjective(Objective):
     """An objective on the sequences of one prompt together; items are the G groups of ``groups [K]``."""
 
+    item = "group"
+
     @abstractmethod
     def group_losses(self, batch: SequenceBatch, groups: Groups) -> Tensor:
         """``[G]``."""
@@ -273,6 +281,8 @@ class TokenObjective(Objective):
 
     The loss is ``sum of token losses / divisor``, with the divisor of :meth:`divisors` per sequence.
     """
+
+    item = "sequence"
 
     @abstractmethod
     def token_losses(self, batch: SequenceBatch, tokens: TokenBatch) -> Tensor:

@@ -23,36 +23,51 @@ class Datum:
         shapes: the shapes that it may have: K sequences, N = K / 2 pairs, T rows, M any number, "" a scalar.
         kind: real numbers, truth values or integers.
         meaning: what it is, in one line, with its convention.
+        least: the smallest value that makes sense.
+        most: the largest.
+        learnt: it may require a gradient and gets it from the loss; all other data are detached.
     """
 
     shapes: tuple[str, ...]
     kind: Literal["float", "bool", "int"]
     meaning: str
+    least: float | None = None
+    most: float | None = None
+    learnt: bool = False
 
 
 DATA: dict[str, Datum] = {
     "desirable": Datum(("K",), "bool", "whether the response is a good one, where there are no pairs"),
     "groups": Datum(("K",), "int", "the prompt of each sequence: any integers, in any order"),
     "ranks": Datum(("K",), "int", "place of the response among those of its prompt: 0 is best, equal numbers are ties"),
-    "levels": Datum(("K",), "int", "preference level of the response: 1 is best, equal numbers are not compared"),
+    "levels": Datum(("K",), "int", "preference level of the response: 1 is best, equal numbers are not compared", 1),
     "rewards": Datum(("K",), "float", "given reward of the response, not divided by the temperature"),
-    "quantiles": Datum(("K",), "float", "share of the reference's samples with a reward not above this one, in [0, 1]"),
-    "win_probs": Datum(("K",), "float", "probability that the response is preferred to its opponent, in [0, 1]"),
-    "desirable_probs": Datum(("K",), "float", "a classifier's P(desirable | prompt), in (0, 1)"),
+    "quantiles": Datum(
+        ("K",), "float", "share of the reference's samples with a reward not above this one, in [0, 1]", 0.0, 1.0
+    ),
+    "win_probs": Datum(
+        ("K",), "float", "probability that the response is preferred to its opponent, in [0, 1]", 0.0, 1.0
+    ),
+    "desirable_probs": Datum(("K",), "float", "a classifier's P(desirable | prompt), in [0, 1]", 0.0, 1.0),
     "from_reference": Datum(("K",), "bool", "whether the reference sampled the response"),
     "log_z": Datum(("K",), "float", "log of the prompt's partition function at the loss's temperature, in nats"),
     "baseline": Datum(("K",), "float", "subtracted from the coefficient h - r / beta; must not depend on the sample"),
     "advantages": Datum(("K", "T"), "float", "how much better than expected the response, or the token, was"),
     "old_logps": Datum(("K", "T"), "float", "log-probs under the policy that sampled the responses"),
     "values": Datum(
-        ("K", "T"), "float", "value of the prompt, or of the state before the token; may require a gradient"
+        ("K", "T"),
+        "float",
+        "value of the prompt, or of the state before the token; may require a gradient",
+        learnt=True,
     ),
     "old_values": Datum(("T",), "float", "the values when the responses were sampled"),
     "returns": Datum(("T",), "float", "what the values are regressed on: advantages plus old values"),
-    "sft_logps": Datum(("N",), "float", "sequence log-probs of the responses to stay likely; may require a gradient"),
+    "sft_logps": Datum(
+        ("N",), "float", "sequence log-probs of the responses to stay likely; may require a gradient", learnt=True
+    ),
     "mismatched_log_ratios": Datum(("M",), "float", "log-ratios of responses under prompts not theirs"),
     "num_items_in_batch": Datum(
-        ("",), "float", "tokens of the whole accumulated batch; losses of its calls then add up"
+        ("",), "float", "tokens of the whole accumulated batch; losses of its calls then add up", 1
     ),
 }
 """Data that objectives may ask for, by name."""
@@ -96,6 +111,7 @@ class SequenceBatch:
         policy: ``[K]`` token sums of the policy's log-probs, weighted where the call has token weights.
         reference: ``[K]`` the same under the reference, or ``None``.
         lengths: ``[K]`` completion tokens of each sequence, at least 1.
+        counts: ``[K]`` the same, 0 where all rows of a sequence are ignored; ``None``: ``lengths``.
         data: further tensors by name, see :data:`DATA`.
         unweighted: ``[K]`` ``policy`` without token weights, where the call has them.
         kl: ``[K]`` differentiable token sums of the KL over the vocabulary, where the objective asked for it.
@@ -110,6 +126,7 @@ class SequenceBatch:
     reference: Tensor | None
     lengths: Tensor
     data: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Tensor | None = None
     unweighted: Tensor | None = None
     kl: Tensor | None = None
     aligned: Tensor | None = None
@@ -132,6 +149,14 @@ class SequenceBatch:
         if name in self.numbers:
             return self.numbers[name]
         return CALL_NUMBERS[name](self.call).detach()
+
+    def token_counts(self) -> Tensor:
+        """``[K]`` completion tokens that count: 0 of a sequence whose rows are all ignored."""
+        return self.lengths if self.counts is None else self.counts
+
+    def token_total(self) -> Tensor:
+        """How many tokens of the whole call count, at least 1: what token means divide by."""
+        return self.call.token_counts().sum().clamp(min=1)
 
     def likelihood(self) -> Tensor:
         """``[K]`` plain log-likelihoods: token sums without token weights."""
@@ -158,6 +183,7 @@ class SequenceBatch:
             reference=None if self.reference is None else self.reference[part],
             lengths=self.lengths[part],
             data={name: _part_of(name, value, part, count) for name, value in self.data.items()},
+            counts=None if self.counts is None else self.counts[part],
             unweighted=None if self.unweighted is None else self.unweighted[part],
             kl=None if self.kl is None else self.kl[part],
             aligned=None if self.aligned is None else self.aligned[part],
@@ -177,11 +203,12 @@ def _part_of(name: str, value: Tensor, part: slice | Tensor, count: int) -> Tens
 
 
 def _mean_chosen_length(call: SequenceBatch) -> Tensor:
-    return call.lengths[: call.lengths.shape[0] // 2].to(call.policy.dtype).mean()
+    pairs = call.lengths.shape[0] // 2
+    return call.token_counts()[:pairs].sum().clamp(min=1).to(call.policy.dtype) / pairs
 
 
 def _mean_length(call: SequenceBatch) -> Tensor:
-    return call.lengths.to(call.policy.dtype).mean()
+    return call.token_total().to(call.policy.dtype) / call.lengths.shape[0]
 
 
 def _mean_mismatched_log_ratio(call: SequenceBatch) -> Tensor:

@@ -14,7 +14,7 @@ from .base import Coupling, Objective, Traits, pair_metrics
 from .batch import SequenceBatch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal if it is the same object: functions and tensors have no value to compare
 class FunctionObjective(Objective):
     """See :func:`from_function`."""
 
@@ -87,7 +87,8 @@ def from_function(
     """An objective from a plain function of sequence log-probs; its gradient is taken by autograd.
 
     The function gets ``policy [K]`` and ``reference [K]`` (or ``None``), both float64, the ``options``, further tensors of the call by name, and
-    ``lengths [K]`` if it has a parameter of that name. It returns a scalar, or one loss per item, of which the mean is taken.
+    ``lengths [K]`` if it has a parameter of that name. Its parameters must not have the name of an argument of the call (``temperature``, ``mask``): the
+    call would take them. It returns a scalar, or one loss per item, of which the mean is taken.
 
     Args:
         function: ``function(policy, reference, **options) -> losses``.

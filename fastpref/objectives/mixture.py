@@ -39,6 +39,11 @@ class Mixture(Objective):
         for member in self.members:
             if member.traits.level == "token":
                 raise ValueError(f"loss_type: {member.name} works on tokens and does not mix with other losses")
+            if member.item != self.members[0].item:
+                raise ValueError(
+                    f"loss_type: {self.members[0].name} has a loss per {self.members[0].item} and {member.name} per {member.item}; "
+                    "losses mix where both are per pair, per sequence or per group"
+                )
         object.__setattr__(self, "traits", _joined([m.traits for m in self.members], [m.name for m in self.members]))
 
     def _weighted(self) -> list[tuple[float, Objective]]:
@@ -62,14 +67,9 @@ class Mixture(Objective):
         return self.members[0].items(batch)
 
     def check(self, batch: SequenceBatch) -> None:
-        """Every member's, and the same number of items."""
+        """Every member's."""
         for member in self.members:
             member.check(batch)
-            if member.items(batch) != self.items(batch):
-                raise ValueError(
-                    f"loss_type: {self.members[0].name} has {self.items(batch)} items and {member.name} {member.items(batch)}; "
-                    "losses mix where both are per pair, or both per sequence"
-                )
 
     def metrics(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Those of all members; where two share a name, the first one's."""

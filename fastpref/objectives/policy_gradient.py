@@ -74,7 +74,7 @@ def clip_metrics(batch: SequenceBatch, tokens: TokenBatch, low: Tensor, high: Te
     if level == "sequence":
         low_mean, high_mean = per_low.mean(), per_high.mean()
     else:
-        low_mean, high_mean = lows.sum() / batch.lengths.sum(), highs.sum() / batch.lengths.sum()
+        low_mean, high_mean = lows.sum() / batch.token_total(), highs.sum() / batch.token_total()
     return {
         "clip_ratio/low_mean": low_mean,
         "clip_ratio/low_min": per_low.min(),
@@ -190,7 +190,7 @@ class RatioObjective(KLRegularised):
         if self.loss_aggregation == "dr_grpo":
             return torch.full_like(batch.policy, float(self.max_completion_length or 0))
         total = batch.data.get("num_items_in_batch") if self.loss_aggregation == "dapo" else None
-        return token_share(batch, batch.call.lengths.sum() if total is None else total.clamp(min=1))
+        return token_share(batch, batch.token_total() if total is None else total.clamp(min=1))
 
     def metrics(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """The mean log-prob, and ``kl`` (token mean of the estimate) where there is a KL term."""
@@ -198,5 +198,5 @@ class RatioObjective(KLRegularised):
             found, tokens = {"logps/mean": batch.policy.mean()}, self.tokens_of(batch)
             kl = self.kl(tokens, importance_ratio(self.log_ratio(batch, tokens)))
             if kl is not None:
-                found["kl"] = tokens.sums(kl).sum() / batch.lengths.sum()
+                found["kl"] = tokens.sums(kl).sum() / batch.token_total()
             return found

@@ -79,12 +79,12 @@ class PPO(TokenObjective):
 
     def divisors(self, batch: SequenceBatch) -> Tensor:
         """``[K]``: the tokens of the call, as a share of each sequence."""
-        return token_share(batch, batch.call.lengths.sum())
+        return token_share(batch, batch.token_total())
 
     def metrics(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """The mean log-prob, how often the clip held, ``loss/value`` (before ``vf_coef``) and ``val/clip_ratio``."""
         with torch.no_grad():
-            tokens, count = self.tokens_of(batch), batch.lengths.sum()
+            tokens, count = self.tokens_of(batch), batch.token_total()
             advantages = token_data(batch, tokens, "advantages", per_sequence=True)
             ratio = importance_ratio(log_ratio_to_old(batch, tokens))
             low, high = clipped(ratio, advantages, self.cliprange)

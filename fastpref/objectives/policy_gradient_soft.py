@@ -175,5 +175,5 @@ class GMPO(KLRegularised):
             found = {"logps/mean": batch.policy.mean()} | clip_metrics(batch, tokens, low, high, "token")
             kl = self.kl(tokens, log_ratio)
             if kl is not None:
-                found["kl"] = tokens.sums(kl).sum() / batch.lengths.sum()
+                found["kl"] = tokens.sums(kl).sum() / batch.token_total()
             return found

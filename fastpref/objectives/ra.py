@@ -34,6 +34,10 @@ def log_partition(reference_rewards: Tensor, tau: float) -> Tensor:
         ``[...]``.
     """
     require_positive("tau", tau)
+    if reference_rewards.dim() == 0 or reference_rewards.shape[-1] == 0:
+        raise ValueError(
+            f"reference_rewards: expected shape [..., m] with m >= 1, found {list(reference_rewards.shape)}"
+        )
     return torch.logsumexp(reference_rewards / tau, dim=-1) - math.log(reference_rewards.shape[-1])
 
 

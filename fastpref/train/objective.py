@@ -24,6 +24,8 @@ def objective_of(config: TrainConfig) -> Objective:
     names = [name.strip() for name in config.loss.split(",")]
     options = parse_options(config.loss_options)
     if config.beta is not None:
+        if "beta" in options:
+            raise UserError("loss_options: beta is given twice, there and as beta")
         options["beta"] = config.beta
     try:
         if len(names) == 1:

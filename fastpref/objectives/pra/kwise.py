@@ -159,7 +159,8 @@ class TRPA(GroupObjective):
     traits = Traits(
         scenario="PRA",
         target="per pair beta c_i (h_i/T_i - h_j/T_j) = logit p, kept near the policy that generated the responses",
-        formula="mean over pairs of softplus(-c_i beta (rho_i - rho_j)) + tr_kl_coef mean over tokens of clamp(e^d - d - 1, -10, 10)",
+        formula="mean over pairs of softplus(-c_i beta (rho_i - rho_j)) + tr_kl_coef mean over tokens of clamp(e^d - d - 1, -10, 10); "
+        "without any pair mean of softplus(-s rho), s = 1 at level 1, else -1",
         derivative="a_i = -c_i beta sigmoid(-z)/T_i, a_j = c_i beta sigmoid(-z)/T_j; a token's tr_kl_coef (1 - e^d) / tokens",
         coupling="group",
         reference="required",
@@ -209,7 +210,7 @@ class TRPA(GroupObjective):
             raise ValueError(f"{self.name}: old_logps: expected {list(tokens.policy.shape)}, found {list(old.shape)}")
         d = torch.where(tokens.active, old - tokens.policy, torch.zeros_like(tokens.policy))
         divergence = groups.take(tokens.sums(torch.clamp(clamped_expm1(d) - d, -10.0, 10.0))).sum(dim=1)
-        count = batch.call.lengths.sum()
+        count = batch.token_total()
         if self.tr_kl_sqrt:
             return (self.tr_kl_coef * torch.sqrt(divergence.sum() / count + 0.25)).expand(groups.sizes.shape)
         return self.tr_kl_coef * divergence * every.sizes.shape[0] / count

@@ -196,7 +196,7 @@ class GPOExponential(DPOFamily):
     """GPO with the exponential loss (arXiv 2402.05749): ``e^-z``, the exponent clamped at 80 (derivative 0 beyond)."""
 
     name: ClassVar[str] = "gpo_exponential"
-    traits = _traits("pi_ref exp(r/tau) / Z, tau = 2 beta", "e^-z", "-e^-z", "2402.05749")
+    traits = _traits("pi_ref exp(r/tau) / Z, tau = 2 beta", "e^-z (exponent clamped at 80)", "-e^-z", "2402.05749")
 
     def unweighted(self, chosen: SequenceBatch, rejected: SequenceBatch) -> Tensor:
         """``[N]``."""
