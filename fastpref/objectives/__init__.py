@@ -62,8 +62,7 @@ from .pra.pairs import (
 from .pra.unpaired import BCO, KTO, APOZeroUnpaired
 from .pra.vocabulary import TDPO1, TDPO2
 from .ra import DROV, QRPO, RA, UNA, AStarPO, GroupRegression
-from .rda import IPO, REBEL, IPOSum, RPOSquared
-from .rda_group import RDAGroup
+from .rda import IPO, REBEL, IPOSum, RDAGroup, RPOSquared
 
 __all__ = [
     "AOT",

@@ -12,7 +12,7 @@ from .policy_gradient_nash import NashMD
 from .policy_gradient_ppo import PPO
 from .policy_gradient_soft import CISPO, GMPO, SAPO
 from .ra import DROV, QRPO, RA, UNA, AStarPO, GroupRegression
-from .rda_group import RDAGroup
+from .rda import RDAGroup
 
 
 def entries() -> list[tuple[type[Objective], tuple[str, ...], dict[str, Any]]]:

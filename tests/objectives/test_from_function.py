@@ -19,14 +19,13 @@ def logistic(policy, reference, *, scale=0.1):
 
 def deviation(objective, **options):
     call = family.linear_call(fastpref.objective("sigmoid", beta=0.1))
-    reference = {}
     call.fused(plan="D0").loss.backward()
     wanted = [leaf.grad.clone() for leaf in call.leaves]
     for leaf in call.leaves:
         leaf.grad = None
     out = fastpref.linear_preference_loss(
         objective, call.hidden, call.weight, call.targets, call.cu_seqlens, bias=call.bias, reference=call.reference,
-        **reference, **options,
+        **options,
     )  # fmt: skip
     out.loss.backward()
     return out, max(float((a - leaf.grad).abs().max()) for a, leaf in zip(wanted, call.leaves, strict=True))

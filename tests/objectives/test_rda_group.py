@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastpref.objectives.batch import SequenceBatch
-from fastpref.objectives.rda_group import RDAGroup
+from fastpref.objectives.rda import RDAGroup
 
 IDS = [4, 1, 4, 9, 4, 1]
 GROUPS = {1: [1, 5], 4: [0, 2, 4], 9: [3]}
