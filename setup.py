@@ -27,12 +27,14 @@ from setuptools.errors import CompileError
 ROOT = Path(__file__).resolve().parent
 RECORD = Path("fastpref", "_build_info.json")  # read by fastpref/backends/cpu.py
 
-SOURCES = ["csrc/bindings.cpp", "csrc/cpu/kernels.cpp", "csrc/cpu/stream.cpp", "csrc/cpu/rows_baseline.cpp"]
+SOURCES = ["csrc/bindings.cpp", "csrc/bind_head.cpp", "csrc/cpu/kernels.cpp", "csrc/cpu/stream.cpp", "csrc/cpu/rows_baseline.cpp"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 X86_SOURCES = {
     "csrc/cpu/rows_avx2.cpp": AVX2,
     "csrc/cpu/rows_avx512.cpp": [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
 }
+AMX_SOURCE = "csrc/cpu/head_amx.cpp"
+AMX = [*X86_SOURCES["csrc/cpu/rows_avx512.cpp"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 # Never -ffast-math: NaN and inf carry meaning. No silent contraction to fma: where one is wanted it is written.
 FLAGS = [
     "-std=c++17",
@@ -47,6 +49,10 @@ FLAGS = [
 ]
 
 OPENMP_PROBE = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
+AMX_PROBE = """#include <immintrin.h>
+#include <sys/syscall.h>
+int main() { _tile_dpbf16ps(0, 1, 2); return (int)SYS_arch_prctl + !sizeof(__m512bh); }
+"""
 
 
 class BuildFailed(Exception):
@@ -92,13 +98,17 @@ def include_dirs() -> list[str]:
     return [python, pybind11.get_include()]
 
 
+def compiles(compiler: list[str], flags: list[str], program: str, scratch: Path) -> bool:
+    """Whether the compiler takes these flags and makes this program."""
+    probe = scratch / "probe.cpp"
+    probe.write_text(program)
+    command = [*compiler, *flags, str(probe), "-o", str(probe.with_suffix(".out"))]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def openmp_flags(compiler: list[str], scratch: Path) -> list[str]:
     """``-fopenmp`` where the compiler has it; the kernels run on one thread otherwise."""
-    probe = scratch / "openmp.cpp"
-    probe.write_text(OPENMP_PROBE)
-    command = [*compiler, "-fopenmp", str(probe), "-o", str(probe.with_suffix(".out"))]
-    works = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    return ["-fopenmp"] if works else []
+    return ["-fopenmp"] if compiles(compiler, ["-fopenmp"], OPENMP_PROBE, scratch) else []
 
 
 def escape(path: str | Path) -> str:
@@ -118,6 +128,9 @@ def ninja_file(compiler: list[str], openmp: list[str], includes: list[str], scra
     if sysconfig.get_platform().endswith(("x86_64", "amd64")) and sys.maxsize > 2**32:
         sources |= X86_SOURCES
         defines.append("-DFASTPREF_X86")
+        if compiles(compiler, AMX, AMX_PROBE, scratch):
+            sources[AMX_SOURCE] = AMX
+            defines.append("-DFASTPREF_AMX")
     flags = [
         *FLAGS,
         *openmp,
@@ -211,6 +224,6 @@ class BuildNative(build_ext):
 
 
 setup(
-    ext_modules=[Extension("fastpref._C", [*SOURCES, *X86_SOURCES])],
+    ext_modules=[Extension("fastpref._C", [*SOURCES, *X86_SOURCES, AMX_SOURCE])],
     cmdclass={"build_ext": BuildNative},
 )

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "bind_head.h"
 #include "core/rows.h"
 #include "cpu/kernels.h"
 #include "cpu/stream.h"
@@ -193,6 +194,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("softmax_coef"), py::arg("kl_coef"), py::arg("out"), py::arg("out_stride"), py::arg("forward"),
         py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"), py::arg("threads"),
         "Backend.row_kl_grad on addresses.");
+
+  bind_head(m, [] { return active_isa().load()->head; });
 
   m.def(
       "stream_read",

@@ -3,6 +3,10 @@
 #ifdef FASTPREF_X86
   #include <cpuid.h>
 #endif
+#ifdef FASTPREF_AMX
+  #include <sys/syscall.h>
+  #include <unistd.h>
+#endif
 
 namespace fastpref {
 
@@ -21,16 +25,32 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+  #ifdef FASTPREF_AMX
+// The tile registers' state is large: Linux saves it for a process only after it asked.
+bool has_amx() {
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+  if (!has_avx512() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  if (!(edx & kAmxBf16) || !(edx & kAmxTile)) return false;
+  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || !(eax & kAvx512Bf16)) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+  #endif
+
 }  // namespace
 #endif
 
 int list_isas(Isa* out) {
   int n = 0;
-  out[n++] = {"baseline", &kBaselineRows, true};
+  out[n++] = {"baseline", &kBaselineRows, nullptr, true};
 #ifdef FASTPREF_X86
   __builtin_cpu_init();
-  out[n++] = {"avx2", &kAvx2Rows, has_avx2()};
-  out[n++] = {"avx512", &kAvx512Rows, has_avx512()};
+  out[n++] = {"avx2", &kAvx2Rows, nullptr, has_avx2()};
+  out[n++] = {"avx512", &kAvx512Rows, nullptr, has_avx512()};
+  #ifdef FASTPREF_AMX
+  out[n++] = {"amx", &kAvx512Rows, &kAmxHead, has_amx()};
+  #endif
 #endif
   return n;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../core/rows.h"
+#include "head.h"
 
 namespace fastpref {
 
@@ -17,14 +18,18 @@ extern const RowKernels kBaselineRows;
 extern const RowKernels kAvx2Rows;
 extern const RowKernels kAvx512Rows;
 #endif
+#ifdef FASTPREF_AMX
+extern const HeadKernels kAmxHead;
+#endif
 
 struct Isa {
   const char* name;
   const RowKernels* rows;
+  const HeadKernels* head;  // null where the row kernels and the caller's matrix products do better
   bool supported;  // by this CPU and its operating system
 };
 
-constexpr int kMaxIsas = 3;
+constexpr int kMaxIsas = 4;
 
 // Every compiled instruction set, from the plainest to the widest. Writes at most kMaxIsas, returns how many.
 int list_isas(Isa* out);
