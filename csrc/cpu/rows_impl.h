@@ -257,18 +257,24 @@ static float z_of(const Z& t, float x) {
   return reduce_max(t.z(set1(x)));
 }
 
+template <class Args>
+FASTPREF_FN Transform row_transform(const Args& a, int64_t r) {
+  return a.inv_temperature ? scaled_by(a.transform, a.inv_temperature[r]) : a.transform;
+}
+
 template <class T, class Z, Moments kMoments>
 static void stats_row(const RowStatsArgs& a, int64_t r) {
   if (a.targets[r] < 0) return;
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
-  const Z t(a.transform);
+  const Transform transform = row_transform(a, r);
+  const Z t(transform);
   Extremes extremes = {a.total != nullptr, a.top != nullptr, 0.0, 0.0f, 0};
   if (a.top) {
     extremes.top = a.top[r];
     extremes.argmax = a.argmax[r];
   }
   const LogSum before = {a.m[r], a.s[r], a.s2 ? a.s2[r] : 0.0, a.sd ? a.sd[r] : 0.0};
-  const LogSum sum = fold_row<kMoments>(x, a.cols, a.col0, t, before, a.transform, &extremes);
+  const LogSum sum = fold_row<kMoments>(x, a.cols, a.col0, t, before, transform, &extremes);
   a.m[r] = sum.m;
   a.s[r] = static_cast<float>(sum.s);
   if (a.s2) a.s2[r] = static_cast<float>(sum.s2);
@@ -326,13 +332,14 @@ static void grad_row(const RowGradArgs& a, int64_t r) {
   }
   const int64_t j = a.targets[r] - a.col0;
   const bool here = j >= 0 && j < a.cols;
-  const Z t(a.transform);
+  const Transform transform = row_transform(a, r);
+  const Z t(transform);
   float target = 0.0f;
   if (here) {  // before the row is overwritten: out may be x
     const float xt = to_float(x[j]);
-    target = target_gradient(z_of(t, xt), transform_derivative(a.transform, xt), lse, onehot_coef, softmax_coef);
+    target = target_gradient(z_of(t, xt), transform_derivative(transform, xt), lse, onehot_coef, softmax_coef);
   }
-  gradient_row(x, out, a.cols, t, lse, -softmax_coef * a.transform.scale);
+  gradient_row(x, out, a.cols, t, lse, -softmax_coef * transform.scale);
   if (here) from_float(target, out + j);
 }
 
@@ -356,7 +363,7 @@ template <class T>
 static void row_stats_of(const RowStatsArgs& a) {
   const Transform& t = a.transform;
   if (t.has_softcap) return row_stats_with<T, Softcap>(a);
-  t.scale == 1.0f ? row_stats_with<T, Identity>(a) : row_stats_with<T, Scaled>(a);
+  t.scale == 1.0f && !a.inv_temperature ? row_stats_with<T, Identity>(a) : row_stats_with<T, Scaled>(a);
 }
 
 template <class T>
