@@ -57,8 +57,8 @@ static void kl_stats_row(const RowKlStatsArgs& args, int64_t r) {
   const RowStatsArgs& a = args.forward ? args.reference : args.policy;
   const RowStatsArgs& b = args.forward ? args.policy : args.reference;
   const double m_a = a.m[r], s_a = a.s[r], m_b = b.m[r];
-  stats_row<T, Z, kSum>(args.policy, r);
-  stats_row<T, Z, kSum>(args.reference, r);
+  stats_row<T, Z, kSum, false>(args.policy, r);
+  stats_row<T, Z, kSum, false>(args.reference, r);
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   const T* y = static_cast<const T*>(b.logits) + r * b.logits_stride;
   const float new_a = finite_reference(a.m[r]), new_b = finite_reference(b.m[r]);

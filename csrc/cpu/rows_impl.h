@@ -4,9 +4,10 @@
 //            maximum: a block is summed relative to m, and only a sum that jumps, because something lies well above m,
 //            makes the block (by then in L1) be redone relative to its own maximum. The common path has no maximum at
 //            all. fp32 lanes add kTermsPerLane terms; blocks add up in double. The target's z comes out of the same
-//            vector code, so that it cancels against the z inside its row's sum. The companions of the sum (Moments) are
-//            compiled apart, so that the plain sum pays nothing for them; the total and the maximum of a block come
-//            from the block in L1, right after its sum.
+//            vector code, so that it cancels against the z inside its row's sum. The companions of the sum (Moments, the
+//            total) are compiled apart, so that the plain sum pays nothing for them. The largest logit costs next to
+//            nothing: no term of a block is larger than the largest sum of its lanes, and the block (by then in L1) is
+//            only searched where that is not below the term of the largest logit so far.
 // row_grad   reads and writes each logit once, in place or not; rows without a gradient are only written.
 //
 // Bits do not depend on strides, alignment, threads or scheduling: a row belongs to one thread and is always cut into
@@ -121,10 +122,10 @@ static float block_max(const T* x, int n, const Z& t) {
 enum Moments { kSum, kSquares, kEntropy };
 
 template <Moments kMoments>
-struct BlockSum {
+struct LaneSums {
   Vec s, s2, sd;
 
-  BlockSum() : s(set1(0.0f)), s2(s), sd(s) {}
+  LaneSums() : s(set1(0.0f)), s2(s), sd(s) {}
 
   // Adds e = exp(d). The bound makes 0 of the 0 * -inf of an excluded logit, and touches no e that is not 0.
   void operator()(Vec e, Vec d) {
@@ -134,121 +135,54 @@ struct BlockSum {
   }
 };
 
+struct BlockSums {
+  LogSum sum;
+  float peak;   // no exp(z - m) of the block is larger
+  float total;  // sum z, where it was asked for
+};
+
 // sum exp(z - m), and its companions, over a block of at most kBlock columns.
-template <Moments kMoments, class T, class Z>
-static LogSum block_sum(const T* x, int n, const Z& t, float m) {
+template <Moments kMoments, bool kTotal, class T, class Z>
+static BlockSums block_sum(const T* x, int n, const Z& t, float m) {
   const Vec zero = set1(0.0f), reference = set1(m);
   const ScaledExp exp(1.0f);
-  BlockSum<kMoments> sum[4];
-  Vec v[4];
+  LaneSums<kMoments> sum[4];
+  Vec v[4], total[2] = {zero, zero};
+  const auto add_z = [&](int k, Vec z) {
+    if (kTotal) total[k & 1] = add(total[k & 1], z);
+    const Vec d = sub(z, reference);
+    sum[k](exp(d), d);
+  };
   int i = 0;
   for (; i + 2 * kPair <= n; i += 2 * kPair) {
     prefetch(x + i);
     load2(x + i, v, v + 1);
     load2(x + i + kPair, v + 2, v + 3);
-    for (int k = 0; k < 4; k++) {
-      const Vec d = sub(t.z(v[k]), reference);
-      sum[k](exp(d), d);
-    }
+    for (int k = 0; k < 4; k++) add_z(k, t.z(v[k]));
   }
   if (i + kPair <= n) {
     load2(x + i, v, v + 1);
-    for (int k = 0; k < 2; k++) {
-      const Vec d = sub(t.z(v[k]), reference);
-      sum[k](exp(d), d);
-    }
+    for (int k = 0; k < 2; k++) add_z(k, t.z(v[k]));
     i += kPair;
   }
   if (i < n) {
     Vec weight[2];
     load_tail(x + i, n - i, v, weight);
     for (int k = 0; k < 2; k++) {
-      const Vec d = select_less(zero, weight[k], sub(t.z(v[k]), reference), zero);
+      const Vec z = t.z(v[k]), d = select_less(zero, weight[k], sub(z, reference), zero);
+      if (kTotal) total[k] = add(total[k], select_less(zero, weight[k], z, zero));
       sum[2 + k](select_less(zero, weight[k], exp(d), zero), d);
     }
   }
-  const auto over = [&](Vec BlockSum<kMoments>::* part) {
+  const auto over = [&](Vec LaneSums<kMoments>::* part) {
     return static_cast<double>(reduce_add(add(add(sum[0].*part, sum[1].*part), add(sum[2].*part, sum[3].*part))));
   };
-  LogSum found = {m, over(&BlockSum<kMoments>::s)};
-  if (kMoments >= kSquares) found.s2 = over(&BlockSum<kMoments>::s2);
-  if (kMoments >= kEntropy) found.sd = over(&BlockSum<kMoments>::sd);
+  BlockSums found = {{m, over(&LaneSums<kMoments>::s)}, 0.0f, 0.0f};
+  if (kMoments >= kSquares) found.sum.s2 = over(&LaneSums<kMoments>::s2);
+  if (kMoments >= kEntropy) found.sum.sd = over(&LaneSums<kMoments>::sd);
+  found.peak = reduce_max(max(max(sum[0].s, sum[1].s), max(sum[2].s, sum[3].s)));
+  if (kTotal) found.total = reduce_add(add(total[0], total[1]));
   return found;
-}
-
-// sum z over a block.
-template <class T, class Z>
-static float block_total(const T* x, int n, const Z& t) {
-  const Vec zero = set1(0.0f);
-  Vec sum[2] = {zero, zero}, v[2];
-  int i = 0;
-  for (; i + kPair <= n; i += kPair) {
-    load2(x + i, v, v + 1);
-    for (int k = 0; k < 2; k++) sum[k] = add(sum[k], t.z(v[k]));
-  }
-  if (i < n) {
-    Vec weight[2];
-    load_tail(x + i, n - i, v, weight);
-    for (int k = 0; k < 2; k++) sum[k] = add(sum[k], select_less(zero, weight[k], t.z(v[k]), zero));
-  }
-  return reduce_add(add(sum[0], sum[1]));
-}
-
-// What a row accumulates beside its log-sum-exp.
-struct Extremes {
-  bool total_asked, top_asked;
-  double total;
-  float top;  // the largest x, or the largest -x where z falls with x
-  int64_t argmax;
-};
-
-// Folds a block that starts at this column. The place is looked for only in a block that has a new maximum.
-template <class T, class Z>
-static void fold_extremes(const T* x, int n, int64_t column, const Z& t, const Transform& transform, Extremes* row) {
-  if (row->total_asked) row->total += block_total(x, n, t);
-  if (!row->top_asked) return;
-  const float sign = transform.scale < 0.0f ? -1.0f : 1.0f;
-  const float top = block_max(x, n, Oriented{set1(sign)});
-  if (!(top > row->top)) return;
-  row->top = top;
-  int i = 0;
-  while (i + kPair < n && block_max(x + i, kPair, Oriented{set1(sign)}) != top) i += kPair;
-  while (i < n - 1 && sign * to_float(x[i]) != top) i++;
-  row->argmax = column + i;
-}
-
-template <Moments kMoments, class T, class Z>
-static LogSum fold_row(const T* x, int64_t n, int64_t col0, const Z& t, LogSum sum, const Transform& transform,
-                       Extremes* extremes) {
-  float limit = kJump;
-  const bool extreme = extremes->total_asked || extremes->top_asked;
-  for (int64_t start = 0; start < n; start += kBlock) {
-    const T* block = x + start;
-    const int length = static_cast<int>(n - start < kBlock ? n - start : kBlock);
-    const bool first = sum.m == -INFINITY;
-    LogSum part = {sum.m, INFINITY};
-    if (!first) part = block_sum<kMoments>(block, length, t, sum.m);
-    if (part.s > limit) {
-      const float top = block_max(block, length, t);
-      if (first && top == -INFINITY) {
-        part = block_sum<kMoments>(block, length, t, 0.0f);  // 0, unless there is a NaN that the maximum passed over
-      } else if (!(top < INFINITY)) {
-        return {first ? 0.0f : sum.m, NAN};
-      } else if (top > sum.m) {
-        rebase(&sum, top);
-        part = block_sum<kMoments>(block, length, t, top);
-        limit = kJump;
-      }
-      const float s = static_cast<float>(part.s);
-      if (2.0f * s > limit) limit = 2.0f * s;  // a flat row has large sums without anything above m
-    }
-    sum.s += part.s;
-    sum.s2 += part.s2;
-    sum.sd += part.sd;
-    if (extreme) fold_extremes(block, length, col0 + start, t, transform, extremes);
-  }
-  normalise(&sum);
-  return sum;
 }
 
 // z of one logit, by the vector code.
@@ -257,32 +191,94 @@ static float z_of(const Z& t, float x) {
   return reduce_max(t.z(set1(x)));
 }
 
+// The largest logit of a row so far.
+struct Top {
+  float height;  // x, or -x where z falls with x
+  int64_t column;
+  float m, term;  // exp(z - m) of it, a little less
+};
+
+// Looks for a larger logit in a block that starts at this column and was summed relative to m; for its place only where
+// there is one. A NaN in the sums makes the comparison false, and the block is searched.
+template <class T, class Z>
+static void find_top(const T* x, int n, int64_t column, const Z& t, float sign, float m, float peak, Top* row) {
+  constexpr float kRounding = 0.999f;  // of exp, far from 0
+  if (row->m != m) {
+    row->m = m;
+    row->term = kRounding * static_cast<float>(exp(static_cast<double>(z_of(t, sign * row->height)) - m));
+  }
+  if (peak < row->term) return;
+  const float top = block_max(x, n, Oriented{set1(sign)});
+  if (!(top > row->height)) return;
+  row->height = top;
+  row->m = NAN;
+  int i = 0;
+  while (i + kPair < n && block_max(x + i, kPair, Oriented{set1(sign)}) != top) i += kPair;
+  while (i < n - 1 && sign * to_float(x[i]) != top) i++;
+  row->column = column + i;
+}
+
+// Folds a row into its sums, its total and its largest logit (null where not asked for).
+template <Moments kMoments, bool kTotal, class T, class Z>
+static LogSum fold_row(const T* x, int64_t n, int64_t col0, const Z& t, float sign, LogSum sum, double* total,
+                       Top* top_so_far) {
+  float limit = kJump;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const T* block = x + start;
+    const int length = static_cast<int>(n - start < kBlock ? n - start : kBlock);
+    const bool first = sum.m == -INFINITY;
+    BlockSums part = {{sum.m, INFINITY}, 0.0f, 0.0f};
+    if (!first) part = block_sum<kMoments, kTotal>(block, length, t, sum.m);
+    if (part.sum.s > limit) {
+      const float top = block_max(block, length, t);
+      if (first && top == -INFINITY) {
+        part = block_sum<kMoments, kTotal>(block, length, t, 0.0f);  // 0, unless there is a NaN that the maximum passed over
+      } else if (!(top < INFINITY)) {
+        return {first ? 0.0f : sum.m, NAN};
+      } else if (top > sum.m) {
+        rebase(&sum, top);
+        part = block_sum<kMoments, kTotal>(block, length, t, top);
+        limit = kJump;
+      }
+      const float s = static_cast<float>(part.sum.s);
+      if (2.0f * s > limit) limit = 2.0f * s;  // a flat row has large sums without anything above m
+    }
+    sum.s += part.sum.s;
+    sum.s2 += part.sum.s2;
+    sum.sd += part.sum.sd;
+    if (kTotal) *total += part.total;
+    if (top_so_far) find_top(block, length, col0 + start, t, sign, part.sum.m, part.peak, top_so_far);
+  }
+  normalise(&sum);
+  return sum;
+}
+
 template <class Args>
 FASTPREF_FN Transform row_transform(const Args& a, int64_t r) {
   return a.inv_temperature ? scaled_by(a.transform, a.inv_temperature[r]) : a.transform;
 }
 
-template <class T, class Z, Moments kMoments>
+template <class T, class Z, Moments kMoments, bool kTotal>
 static void stats_row(const RowStatsArgs& a, int64_t r) {
   if (a.targets[r] < 0) return;
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   const Transform transform = row_transform(a, r);
   const Z t(transform);
-  Extremes extremes = {a.total != nullptr, a.top != nullptr, 0.0, 0.0f, 0};
-  if (a.top) {
-    extremes.top = a.top[r];
-    extremes.argmax = a.argmax[r];
-  }
+  const float sign = transform.scale < 0.0f ? -1.0f : 1.0f;
+  Top top = {};
+  if (a.top) top = {a.top[r], a.argmax[r], NAN, 0.0f};
+  double total = 0.0;
   const LogSum before = {a.m[r], a.s[r], a.s2 ? a.s2[r] : 0.0, a.sd ? a.sd[r] : 0.0};
-  const LogSum sum = fold_row<kMoments>(x, a.cols, a.col0, t, before, transform, &extremes);
+  const LogSum sum =
+      fold_row<kMoments, kTotal>(x, a.cols, a.col0, t, sign, before, &total, a.top ? &top : nullptr);
   a.m[r] = sum.m;
   a.s[r] = static_cast<float>(sum.s);
   if (a.s2) a.s2[r] = static_cast<float>(sum.s2);
   if (a.sd) a.sd[r] = static_cast<float>(sum.sd);
-  if (a.total) a.total[r] = static_cast<float>(a.total[r] + extremes.total);
+  if (kTotal) a.total[r] = static_cast<float>(a.total[r] + total);
   if (a.top) {
-    a.top[r] = extremes.top;
-    a.argmax[r] = extremes.argmax;
+    a.top[r] = top.height;
+    a.argmax[r] = top.column;
   }
   const int64_t j = a.targets[r] - a.col0;
   if (j >= 0 && j < a.cols) a.zt[r] = z_of(t, to_float(x[j]));
@@ -354,9 +350,16 @@ static void for_each_row(const Args& a, void (*row)(const Args&, int64_t)) {
   for (int64_t r = 0; r < a.rows; r++) row(a, r);
 }
 
+template <class T, class Z, bool kTotal>
+static void row_stats_with(const RowStatsArgs& a) {
+  for_each_row(a, a.sd   ? stats_row<T, Z, kEntropy, kTotal>
+                  : a.s2 ? stats_row<T, Z, kSquares, kTotal>
+                         : stats_row<T, Z, kSum, kTotal>);
+}
+
 template <class T, class Z>
 static void row_stats_with(const RowStatsArgs& a) {
-  for_each_row(a, a.sd ? stats_row<T, Z, kEntropy> : a.s2 ? stats_row<T, Z, kSquares> : stats_row<T, Z, kSum>);
+  a.total ? row_stats_with<T, Z, true>(a) : row_stats_with<T, Z, false>(a);
 }
 
 template <class T>
