@@ -130,7 +130,7 @@ template <class T, class Z>
 static void kl_grad_row(const RowKlGradArgs& args, int64_t r) {
   const RowGradArgs& a = args.policy;
   const float c = args.kl_coef[r];
-  if (a.targets[r] < 0 || c == 0.0f) return grad_row<T, Z>(a, r);
+  if (a.targets[r] < 0 || c == 0.0f) return grad_row<T, Z, false>(a, r);
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   const T* y = static_cast<const T*>(args.ref_logits) + r * args.ref_logits_stride;
   T* out = static_cast<T*>(a.out) + r * a.out_stride;

@@ -8,7 +8,9 @@
 //            total) are compiled apart, so that the plain sum pays nothing for them. The largest logit costs next to
 //            nothing: no term of a block is larger than the largest sum of its lanes, and the block (by then in L1) is
 //            only searched where that is not below the term of the largest logit so far.
-// row_grad   reads and writes each logit once, in place or not; rows without a gradient are only written.
+// row_grad   reads and writes each logit once, in place or not; rows without a gradient are only written. A destination
+//            of its own that is larger than the caches is written past them (kStream): an ordinary store would read
+//            each of its lines first. A chunk that a GEMM reads next is smaller than that, or in place.
 //
 // Bits do not depend on strides, alignment, threads or scheduling: a row belongs to one thread and is always cut into
 // the same blocks. Any number of rows and columns; fp32, bf16, fp16; 64-bit offsets.
@@ -30,6 +32,7 @@ constexpr int kTermsPerLane = 32;
 constexpr int kBlock = 2 * kPair * kTermsPerLane;
 constexpr float kJump = 16.0f;            // a block sum beyond this, and beyond twice its predecessors, has jumped
 constexpr int kPrefetchBytes = 4096;      // hardware prefetchers stop at the end of a page
+constexpr int64_t kStreamBytes = 1 << 25;  // a destination from this size on is written past the caches
 constexpr int64_t kTaskLogits = 1 << 15;  // what a thread takes at a time; waking threads for less does not pay
 
 struct Identity {
@@ -118,8 +121,9 @@ static float block_max(const T* x, int n, const Z& t) {
   return reduce_max(top);
 }
 
-// Which sums of a block are formed: s alone, s and s2, or s, s2 and sd (see LogSum).
-enum Moments { kSum, kSquares, kEntropy };
+// Which sums of a block are formed: s alone, s and s2, or s, s2 and sd (see LogSum), the last where a logit may be
+// excluded (-inf) or, at a lower price, where none is; sd is NaN if there is one all the same.
+enum Moments { kSum, kSquares, kEntropy, kMaskedEntropy };
 
 template <Moments kMoments>
 struct LaneSums {
@@ -127,11 +131,11 @@ struct LaneSums {
 
   LaneSums() : s(set1(0.0f)), s2(s), sd(s) {}
 
-  // Adds e = exp(d). The bound makes 0 of the 0 * -inf of an excluded logit, and touches no e that is not 0.
+  // Adds e = exp(d). The bound makes 0 of the 0 * -inf of an excluded logit, and changes no other bit.
   void operator()(Vec e, Vec d) {
     s = add(s, e);
     if (kMoments >= kSquares) s2 = fmadd(e, e, s2);
-    if (kMoments >= kEntropy) sd = fmadd(e, max(d, set1(-1e4f)), sd);
+    if (kMoments >= kEntropy) sd = fmadd(e, kMoments == kEntropy ? d : max(d, set1(-1e4f)), sd);
   }
 };
 
@@ -191,17 +195,29 @@ static float z_of(const Z& t, float x) {
   return reduce_max(t.z(set1(x)));
 }
 
+// block_sum of a row that turns out to have excluded logits, or not.
+template <Moments kMoments, bool kTotal, class T, class Z>
+FASTPREF_FN BlockSums sum_block(const T* x, int n, const Z& t, float m, bool* masked) {
+  if (kMoments != kEntropy) return block_sum<kMoments, kTotal>(x, n, t, m);
+  if (!*masked) {
+    const BlockSums found = block_sum<kMoments, kTotal>(x, n, t, m);
+    if (found.sum.sd == found.sum.sd) return found;
+    *masked = true;
+  }
+  return block_sum<kMaskedEntropy, true>(x, n, t, m);
+}
+
 // The largest logit of a row so far.
 struct Top {
-  float height;  // x, or -x where z falls with x
-  int64_t column;
+  float height;   // x, or -x where z falls with x
+  int64_t block;  // where its block starts in this chunk; -1: in none of it
   float m, term;  // exp(z - m) of it, a little less
 };
 
-// Looks for a larger logit in a block that starts at this column and was summed relative to m; for its place only where
-// there is one. A NaN in the sums makes the comparison false, and the block is searched.
+// Looks for a larger logit in a block that was summed relative to m. A NaN in the sums makes the comparison false, and the
+// block is searched.
 template <class T, class Z>
-static void find_top(const T* x, int n, int64_t column, const Z& t, float sign, float m, float peak, Top* row) {
+static void find_top(const T* x, int n, int64_t start, const Z& t, float sign, float m, float peak, Top* row) {
   constexpr float kRounding = 0.999f;  // of exp, far from 0
   if (row->m != m) {
     row->m = m;
@@ -211,33 +227,40 @@ static void find_top(const T* x, int n, int64_t column, const Z& t, float sign, 
   const float top = block_max(x, n, Oriented{set1(sign)});
   if (!(top > row->height)) return;
   row->height = top;
+  row->block = start;
   row->m = NAN;
-  int i = 0;
-  while (i + kPair < n && block_max(x + i, kPair, Oriented{set1(sign)}) != top) i += kPair;
-  while (i < n - 1 && sign * to_float(x[i]) != top) i++;
-  row->column = column + i;
+}
+
+// The first place of the largest of n logits, which are a row from the start of the block that holds it.
+template <class T>
+static int64_t place_of(const T* x, int64_t n, float sign, float height) {
+  int64_t i = 0;
+  while (i + kPair < n && block_max(x + i, kPair, Oriented{set1(sign)}) != height) i += kPair;
+  while (i < n - 1 && sign * to_float(x[i]) != height) i++;
+  return i;
 }
 
 // Folds a row into its sums, its total and its largest logit (null where not asked for).
 template <Moments kMoments, bool kTotal, class T, class Z>
-static LogSum fold_row(const T* x, int64_t n, int64_t col0, const Z& t, float sign, LogSum sum, double* total,
-                       Top* top_so_far) {
+static LogSum fold_row(const T* x, int64_t n, const Z& t, float sign, LogSum sum, double* total, Top* top_so_far) {
   float limit = kJump;
+  bool masked = false;
   for (int64_t start = 0; start < n; start += kBlock) {
     const T* block = x + start;
     const int length = static_cast<int>(n - start < kBlock ? n - start : kBlock);
     const bool first = sum.m == -INFINITY;
     BlockSums part = {{sum.m, INFINITY}, 0.0f, 0.0f};
-    if (!first) part = block_sum<kMoments, kTotal>(block, length, t, sum.m);
+    if (!first) part = sum_block<kMoments, kTotal>(block, length, t, sum.m, &masked);
     if (part.sum.s > limit) {
       const float top = block_max(block, length, t);
       if (first && top == -INFINITY) {
-        part = block_sum<kMoments, kTotal>(block, length, t, 0.0f);  // 0, unless there is a NaN that the maximum passed over
+        // 0, unless there is a NaN that the maximum passed over
+        part = sum_block<kMoments, kTotal>(block, length, t, 0.0f, &masked);
       } else if (!(top < INFINITY)) {
         return {first ? 0.0f : sum.m, NAN};
       } else if (top > sum.m) {
         rebase(&sum, top);
-        part = block_sum<kMoments, kTotal>(block, length, t, top);
+        part = sum_block<kMoments, kTotal>(block, length, t, top, &masked);
         limit = kJump;
       }
       const float s = static_cast<float>(part.sum.s);
@@ -247,7 +270,7 @@ static LogSum fold_row(const T* x, int64_t n, int64_t col0, const Z& t, float si
     sum.s2 += part.sum.s2;
     sum.sd += part.sum.sd;
     if (kTotal) *total += part.total;
-    if (top_so_far) find_top(block, length, col0 + start, t, sign, part.sum.m, part.peak, top_so_far);
+    if (top_so_far) find_top(block, length, start, t, sign, part.sum.m, part.peak, top_so_far);
   }
   normalise(&sum);
   return sum;
@@ -266,19 +289,18 @@ static void stats_row(const RowStatsArgs& a, int64_t r) {
   const Z t(transform);
   const float sign = transform.scale < 0.0f ? -1.0f : 1.0f;
   Top top = {};
-  if (a.top) top = {a.top[r], a.argmax[r], NAN, 0.0f};
+  if (a.top) top = {a.top[r], -1, NAN, 0.0f};
   double total = 0.0;
   const LogSum before = {a.m[r], a.s[r], a.s2 ? a.s2[r] : 0.0, a.sd ? a.sd[r] : 0.0};
-  const LogSum sum =
-      fold_row<kMoments, kTotal>(x, a.cols, a.col0, t, sign, before, &total, a.top ? &top : nullptr);
+  const LogSum sum = fold_row<kMoments, kTotal>(x, a.cols, t, sign, before, &total, a.top ? &top : nullptr);
   a.m[r] = sum.m;
   a.s[r] = static_cast<float>(sum.s);
   if (a.s2) a.s2[r] = static_cast<float>(sum.s2);
   if (a.sd) a.sd[r] = static_cast<float>(sum.sd);
   if (kTotal) a.total[r] = static_cast<float>(a.total[r] + total);
-  if (a.top) {
+  if (a.top && top.block >= 0) {
     a.top[r] = top.height;
-    a.argmax[r] = top.column;
+    a.argmax[r] = a.col0 + top.block + place_of(x + top.block, a.cols - top.block, sign, top.height);
   }
   const int64_t j = a.targets[r] - a.col0;
   if (j >= 0 && j < a.cols) a.zt[r] = z_of(t, to_float(x[j]));
@@ -291,33 +313,45 @@ static float target_gradient(float z, double slope, float lse, float onehot_coef
   return static_cast<float>(((o - c) + c * one_minus_p) * slope);
 }
 
+// At most kPair elements.
 template <class T, class Z>
+static void gradient_piece(const T* x, T* out, int n, const Z& t, Vec shift, const ScaledExp& exp) {
+  Vec v[2];
+  T buffer[kPair];
+  memset(buffer, 0, sizeof buffer);
+  memcpy(buffer, x, n * sizeof(T));
+  load2(buffer, v, v + 1);
+  store2(buffer, t.gradient(v[0], shift, exp), t.gradient(v[1], shift, exp));
+  memcpy(out, buffer, n * sizeof(T));
+}
+
+template <bool kStream, class T, class Z>
 static void gradient_row(const T* x, T* out, int64_t n, const Z& t, float lse, float k) {
   // NAN: a caller's NaN may have any payload, and store2 must not meet all of them.
   const Vec shift = set1(lse == lse ? -lse : NAN);
   const ScaledExp exp(k == k ? k : NAN);
   Vec v[4];
   int64_t i = 0;
+  if (kStream) {  // up to where `out` is aligned to a vector
+    const int64_t ahead = (-reinterpret_cast<uintptr_t>(out) % sizeof(Vec)) / sizeof(T);
+    i = ahead < n ? ahead : n;
+    gradient_piece(x, out, static_cast<int>(i), t, shift, exp);
+  }
   for (; i + 2 * kPair <= n; i += 2 * kPair) {
     prefetch(x + i);
     load2(x + i, v, v + 1);
     load2(x + i + kPair, v + 2, v + 3);
     for (int j = 0; j < 4; j++) v[j] = t.gradient(v[j], shift, exp);
-    store2(out + i, v[0], v[1]);
-    store2(out + i + kPair, v[2], v[3]);
+    kStream ? stream2(out + i, v[0], v[1]) : store2(out + i, v[0], v[1]);
+    kStream ? stream2(out + i + kPair, v[2], v[3]) : store2(out + i + kPair, v[2], v[3]);
   }
   for (; i < n; i += kPair) {
-    const int length = static_cast<int>(n - i < kPair ? n - i : kPair);
-    T buffer[kPair];
-    memset(buffer, 0, sizeof buffer);
-    memcpy(buffer, x + i, length * sizeof(T));
-    load2(buffer, v, v + 1);
-    store2(buffer, t.gradient(v[0], shift, exp), t.gradient(v[1], shift, exp));
-    memcpy(out + i, buffer, length * sizeof(T));
+    gradient_piece(x + i, out + i, static_cast<int>(n - i < kPair ? n - i : kPair), t, shift, exp);
   }
+  if (kStream) stream_fence();  // before anything else is written to this row, by this thread or another
 }
 
-template <class T, class Z>
+template <class T, class Z, bool kStream>
 static void grad_row(const RowGradArgs& a, int64_t r) {
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   T* out = static_cast<T*>(a.out) + r * a.out_stride;
@@ -335,7 +369,7 @@ static void grad_row(const RowGradArgs& a, int64_t r) {
     const float xt = to_float(x[j]);
     target = target_gradient(z_of(t, xt), transform_derivative(transform, xt), lse, onehot_coef, softmax_coef);
   }
-  gradient_row(x, out, a.cols, t, lse, -softmax_coef * transform.scale);
+  gradient_row<kStream>(x, out, a.cols, t, lse, -softmax_coef * transform.scale);
   if (here) from_float(target, out + j);
 }
 
@@ -369,9 +403,15 @@ static void row_stats_of(const RowStatsArgs& a) {
   t.scale == 1.0f && !a.inv_temperature ? row_stats_with<T, Identity>(a) : row_stats_with<T, Scaled>(a);
 }
 
+template <class T, bool kStream>
+static void row_grad_with(const RowGradArgs& a) {
+  for_each_row(a, a.transform.has_softcap ? grad_row<T, Softcap, kStream> : grad_row<T, Scaled, kStream>);
+}
+
 template <class T>
 static void row_grad_of(const RowGradArgs& a) {
-  for_each_row(a, a.transform.has_softcap ? grad_row<T, Softcap> : grad_row<T, Scaled>);
+  const int64_t bytes = a.rows * a.cols * static_cast<int64_t>(sizeof(T));
+  a.out != a.logits && bytes >= kStreamBytes ? row_grad_with<T, true>(a) : row_grad_with<T, false>(a);
 }
 
 static void row_stats(const RowStatsArgs& a) {
