@@ -24,7 +24,7 @@ using namespace fastpref;
 
 namespace {
 
-constexpr int kAbiVersion = 2;
+constexpr int kAbiVersion = 3;
 
 #ifdef _OPENMP
 constexpr bool kOpenMP = true;
@@ -78,35 +78,37 @@ T* at(uintptr_t address) {
 }
 
 void row_stats(int dtype, uintptr_t logits, int64_t logits_stride, int64_t rows, int64_t cols, int64_t col0,
-               uintptr_t targets, uintptr_t m, uintptr_t s, uintptr_t zt, uintptr_t s2, uintptr_t sd, uintptr_t total,
-               uintptr_t top, uintptr_t argmax, double logit_scale, std::optional<double> softcap, double temperature,
-               int threads) {
+               uintptr_t targets, uintptr_t inv_temperature, uintptr_t m, uintptr_t s, uintptr_t zt, uintptr_t s2,
+               uintptr_t sd, uintptr_t total, uintptr_t top, uintptr_t argmax, double logit_scale,
+               std::optional<double> softcap, double temperature, int threads) {
   active_isa().load()->rows->row_stats(
       {static_cast<DType>(dtype), rows, cols, col0, at<const void>(logits), logits_stride, at<const int64_t>(targets),
-       at<float>(m), at<float>(s), at<float>(zt), at<float>(s2), at<float>(sd), at<float>(total), at<float>(top),
-       at<int64_t>(argmax), make_transform(logit_scale, softcap.has_value(), softcap.value_or(0.0), temperature),
-       threads});
+       at<const float>(inv_temperature), at<float>(m), at<float>(s), at<float>(zt), at<float>(s2), at<float>(sd),
+       at<float>(total), at<float>(top), at<int64_t>(argmax),
+       make_transform(logit_scale, softcap.has_value(), softcap.value_or(0.0), temperature), threads});
 }
 
 void row_grad(int dtype, uintptr_t logits, int64_t logits_stride, int64_t rows, int64_t cols, int64_t col0,
-              uintptr_t targets, uintptr_t lse, uintptr_t onehot_coef, uintptr_t softmax_coef, uintptr_t out,
-              int64_t out_stride, double logit_scale, std::optional<double> softcap, double temperature, int threads) {
+              uintptr_t targets, uintptr_t inv_temperature, uintptr_t lse, uintptr_t onehot_coef,
+              uintptr_t softmax_coef, uintptr_t out, int64_t out_stride, double logit_scale, std::optional<double> softcap, double temperature, int threads) {
   active_isa().load()->rows->row_grad(
       {static_cast<DType>(dtype), rows, cols, col0, at<const void>(logits), logits_stride, at<const int64_t>(targets),
-       at<const float>(lse), at<const float>(onehot_coef), at<const float>(softmax_coef), at<void>(out), out_stride,
+       at<const float>(inv_temperature), at<const float>(lse), at<const float>(onehot_coef),
+       at<const float>(softmax_coef), at<void>(out), out_stride,
        make_transform(logit_scale, softcap.has_value(), softcap.value_or(0.0), temperature), threads});
 }
 
 void row_kl_stats(int dtype, uintptr_t logits, int64_t logits_stride, uintptr_t ref_logits, int64_t ref_logits_stride,
-                  int64_t rows, int64_t cols, int64_t col0, uintptr_t targets, uintptr_t m, uintptr_t s, uintptr_t zt,
-                  uintptr_t ref_m, uintptr_t ref_s, uintptr_t ref_zt, uintptr_t cross, bool forward, double logit_scale,
-                  std::optional<double> softcap, double temperature, int threads) {
+                  int64_t rows, int64_t cols, int64_t col0, uintptr_t targets, uintptr_t inv_temperature, uintptr_t m,
+                  uintptr_t s, uintptr_t zt, uintptr_t ref_m, uintptr_t ref_s, uintptr_t ref_zt, uintptr_t cross,
+                  bool forward, double logit_scale, std::optional<double> softcap, double temperature, int threads) {
   RowStatsArgs side = {};
   side.dtype = static_cast<DType>(dtype);
   side.rows = rows;
   side.cols = cols;
   side.col0 = col0;
   side.targets = at<const int64_t>(targets);
+  side.inv_temperature = at<const float>(inv_temperature);
   side.transform = make_transform(logit_scale, softcap.has_value(), softcap.value_or(0.0), temperature);
   side.threads = threads;
   RowKlStatsArgs args = {rows, cols, side, side, at<float>(cross), forward, threads};
@@ -124,9 +126,9 @@ void row_kl_stats(int dtype, uintptr_t logits, int64_t logits_stride, uintptr_t 
 }
 
 void row_kl_grad(int dtype, uintptr_t logits, int64_t logits_stride, uintptr_t ref_logits, int64_t ref_logits_stride,
-                 int64_t rows, int64_t cols, int64_t col0, uintptr_t targets, uintptr_t lse, uintptr_t ref_lse,
-                 uintptr_t kl, uintptr_t onehot_coef, uintptr_t softmax_coef, uintptr_t kl_coef, uintptr_t out,
-                 int64_t out_stride, bool forward, double logit_scale, std::optional<double> softcap,
+                 int64_t rows, int64_t cols, int64_t col0, uintptr_t targets, uintptr_t inv_temperature, uintptr_t lse,
+                 uintptr_t ref_lse, uintptr_t kl, uintptr_t onehot_coef, uintptr_t softmax_coef, uintptr_t kl_coef,
+                 uintptr_t out, int64_t out_stride, bool forward, double logit_scale, std::optional<double> softcap,
                  double temperature, int threads) {
   const RowGradArgs policy = {static_cast<DType>(dtype),
                               rows,
@@ -135,6 +137,7 @@ void row_kl_grad(int dtype, uintptr_t logits, int64_t logits_stride, uintptr_t r
                               at<const void>(logits),
                               logits_stride,
                               at<const int64_t>(targets),
+                              at<const float>(inv_temperature),
                               at<const float>(lse),
                               at<const float>(onehot_coef),
                               at<const float>(softmax_coef),
@@ -174,23 +177,23 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("row_stats", &row_stats, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("logits_stride"),
-        py::arg("rows"), py::arg("cols"), py::arg("col0"), py::arg("targets"), py::arg("m"), py::arg("s"),
-        py::arg("zt"), py::arg("s2"), py::arg("sd"), py::arg("total"), py::arg("top"), py::arg("argmax"),
+        py::arg("rows"), py::arg("cols"), py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("m"),
+        py::arg("s"), py::arg("zt"), py::arg("s2"), py::arg("sd"), py::arg("total"), py::arg("top"), py::arg("argmax"),
         py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"), py::arg("threads"),
-        "Backend.row_stats on addresses; strides count elements; 0 for an accumulator that was not asked for.");
+        "Backend.row_stats on addresses; strides count elements; 0 for an array that is not there.");
   m.def("row_grad", &row_grad, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("logits_stride"),
-        py::arg("rows"), py::arg("cols"), py::arg("col0"), py::arg("targets"), py::arg("lse"), py::arg("onehot_coef"),
-        py::arg("softmax_coef"), py::arg("out"), py::arg("out_stride"), py::arg("logit_scale"), py::arg("softcap"),
+        py::arg("rows"), py::arg("cols"), py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("lse"),
+        py::arg("onehot_coef"), py::arg("softmax_coef"), py::arg("out"), py::arg("out_stride"), py::arg("logit_scale"), py::arg("softcap"),
         py::arg("temperature"), py::arg("threads"), "Backend.row_grad on addresses; strides count elements.");
 
   m.def("row_kl_stats", &row_kl_stats, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"),
         py::arg("logits_stride"), py::arg("ref_logits"), py::arg("ref_logits_stride"), py::arg("rows"), py::arg("cols"),
-        py::arg("col0"), py::arg("targets"), py::arg("m"), py::arg("s"), py::arg("zt"), py::arg("ref_m"),
+        py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("m"), py::arg("s"), py::arg("zt"), py::arg("ref_m"),
         py::arg("ref_s"), py::arg("ref_zt"), py::arg("cross"), py::arg("forward"), py::arg("logit_scale"),
         py::arg("softcap"), py::arg("temperature"), py::arg("threads"), "Backend.row_kl_stats on addresses.");
   m.def("row_kl_grad", &row_kl_grad, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"),
         py::arg("logits_stride"), py::arg("ref_logits"), py::arg("ref_logits_stride"), py::arg("rows"), py::arg("cols"),
-        py::arg("col0"), py::arg("targets"), py::arg("lse"), py::arg("ref_lse"), py::arg("kl"), py::arg("onehot_coef"),
+        py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("lse"), py::arg("ref_lse"), py::arg("kl"), py::arg("onehot_coef"),
         py::arg("softmax_coef"), py::arg("kl_coef"), py::arg("out"), py::arg("out_stride"), py::arg("forward"),
         py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"), py::arg("threads"),
         "Backend.row_kl_grad on addresses.");

@@ -78,6 +78,25 @@ def normalise_targets(targets: Tensor, vocab: int, ignore_index: int) -> Tensor:
     return targets.masked_fill(outside, vocab).masked_fill(ignored, IGNORED).contiguous()
 
 
+def inverse_temperatures(temperature: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
+    """``1 / temperature [R]`` in float64 where the device has it, 1 on ignored rows; ``ids [R]`` are the normalised ``targets``.
+
+    A temperature that is not positive and finite is an error that names its row where values may be looked at; elsewhere the row yields NaN.
+    """
+    require_floating("temperature", temperature)
+    require_shape("temperature", temperature, tuple(targets.shape))
+    require_same("temperature", temperature, "targets", targets, dtype=False)
+    if temperature.requires_grad:
+        raise ValueError("temperature: gets no gradient; expected a tensor that does not require grad (detach it)")
+    wide = torch.float32 if temperature.device.type == "mps" else torch.float64
+    values = temperature.reshape(-1).to(wide)
+    wrong = ~((values > 0) & (values < torch.inf)) & (ids != IGNORED)
+    if not is_traced(values) and may_synchronise(values.device) and bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"temperature: expected finite numbers above 0, found {values[row].item()} at row {row}")
+    return values.reciprocal().masked_fill(wrong, torch.nan).masked_fill(ids == IGNORED, 1.0)
+
+
 def check_cu_seqlens(cu_seqlens: Tensor, rows: int) -> None:
     """int32, ``[K+1]``, from 0 to ``rows``, every sequence at least one row."""
     require_tensor("cu_seqlens", cu_seqlens)

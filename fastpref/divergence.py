@@ -117,6 +117,7 @@ def _kl(
     logits: Tensor,
     ref_logits: Tensor,
     targets: Tensor,
+    inv_temperature: Tensor | None,
     logit_scale: float,
     softcap: float | None,
     temperature: float,
@@ -132,7 +133,7 @@ def _kl(
         targets,
         state,
         col0=0,
-        transform=LogitTransform(logit_scale, softcap, temperature),
+        transform=LogitTransform(logit_scale, softcap, temperature, inv_temperature),
         direction=way,
     )
     return state.finish(targets, way)
@@ -148,6 +149,7 @@ def _kl_backward(
     logits: Tensor,
     ref_logits: Tensor,
     targets: Tensor,
+    inv_temperature: Tensor | None,
     lse: Tensor,
     ref_lse: Tensor,
     kl: Tensor,
@@ -175,7 +177,7 @@ def _kl_backward(
         kl_coef,
         out,
         col0=0,
-        transform=LogitTransform(logit_scale, softcap, temperature),
+        transform=LogitTransform(logit_scale, softcap, temperature, inv_temperature),
         direction=cast(Direction, direction),
     )
     return out
@@ -187,12 +189,12 @@ def _(logits: Tensor, *_: Any) -> Tensor:
 
 
 def _kl_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    ctx.options = inputs[3:]
-    _save(ctx, inputs[:3], output)
+    ctx.options = inputs[4:]
+    _save(ctx, inputs[:4], output)
 
 
 def _kl_grad(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    return _kl_backward(*ctx.saved_tensors, *_coefficients(grads), *ctx.options), *([None] * 7)
+    return _kl_backward(*ctx.saved_tensors, *_coefficients(grads), *ctx.options), *([None] * 8)
 
 
 _kl.register_autograd(_kl_grad, setup_context=_kl_setup)
@@ -205,7 +207,7 @@ def token_kl(
     *,
     direction: str = "forward",
     ignore_index: int = -100,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     backend: str | None = None,
@@ -221,7 +223,8 @@ def token_kl(
         targets: ``[...]`` int64, in ``[0, V)`` or ``ignore_index``.
         direction: ``"forward"`` or ``"reverse"``.
         ignore_index: rows with this target give 0 and no gradient, whatever their logits hold.
-        temperature: above 0.
+        temperature: above 0; a number, or a tensor with the shape of ``targets``, one for each row (what it holds on ignored rows does not matter).
+            It gets no gradient.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
@@ -249,15 +252,17 @@ def token_kl(
     require_same("ref_logits", ref_logits, "logits", logits)
     require_shape("targets", targets, tuple(logits.shape[:-1]))
     require_same("targets", targets, "logits", logits, dtype=False)
-    transform, way = make_transform(temperature, softcap, logit_scale), check_direction(direction)
+    way = check_direction(direction)
     refuse_forward_mode(logits, ref_logits)
     backends.select(backend, logits.device, logits.dtype)
     vocab = logits.shape[-1]
     ids = normalise_targets(targets.reshape(-1), vocab, ignore_index)
+    transform = make_transform(temperature, softcap, logit_scale, targets, ids, logits)
     outputs = _kl(
         logits.reshape(-1, vocab),
         ref_logits.detach().reshape(-1, vocab),
         ids,
+        transform.inv_temperature,
         transform.logit_scale,
         softcap,
         transform.temperature,
@@ -292,6 +297,7 @@ def _linear_kl(
     ref_weight: Tensor,
     ref_bias: Tensor | None,
     targets: Tensor,
+    inv_temperature: Tensor | None,
     logit_scale: float,
     softcap: float | None,
     temperature: float,
@@ -301,9 +307,9 @@ def _linear_kl(
     backend: str,
 ) -> Outputs:
     way, rows = cast(Direction, direction), hidden.shape[0]
-    transform = LogitTransform(logit_scale, softcap, temperature)
-    head, ref_head = _heads(weight, bias, ref_weight, ref_bias, transform, backend)
     active = active_rows(targets)
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature).rows(active)
+    head, ref_head = _heads(weight, bias, ref_weight, ref_bias, transform, backend)
     x, y, t = compact(active, hidden, ref_hidden, targets)
     with torch.autocast(hidden.device.type, enabled=False):
         state = divergence(head, x, ref_head, y, t, Tiling(vocab_chunk, row_block), way)
@@ -325,6 +331,7 @@ def _linear_kl_backward(
     ref_weight: Tensor,
     ref_bias: Tensor | None,
     targets: Tensor,
+    inv_temperature: Tensor | None,
     lse: Tensor,
     ref_lse: Tensor,
     kl: Tensor,
@@ -340,9 +347,9 @@ def _linear_kl_backward(
     backend: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    transform = LogitTransform(logit_scale, softcap, temperature)
-    head, ref_head = _heads(weight, bias, ref_weight, ref_bias, transform, backend)
     active, wanted = active_rows(targets), Needs(*needs)
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature).rows(active)
+    head, ref_head = _heads(weight, bias, ref_weight, ref_bias, transform, backend)
     x, y, t = compact(active, hidden, ref_hidden, targets)
     lse, ref_lse, kl, a, b, c = compact(active, lse, ref_lse, kl, onehot_coef, softmax_coef, kl_coef)
     into, tiling = WeightGradient.start(head, wanted), Tiling(vocab_chunk, row_block)
@@ -359,14 +366,14 @@ def _(hidden: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tenso
 
 
 def _linear_kl_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    ctx.options = inputs[7:]
-    _save(ctx, inputs[:7], output)
+    ctx.options = inputs[8:]
+    _save(ctx, inputs[:8], output)
 
 
 def _linear_kl_grad(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     needs = linear_needs(ctx, ctx.saved_tensors[2])
     made = _linear_kl_backward(*ctx.saved_tensors, *_coefficients(grads), *ctx.options, needs)
-    return *only_needed(made, needs), *([None] * 11)
+    return *only_needed(made, needs), *([None] * 12)
 
 
 _linear_kl.register_autograd(_linear_kl_grad, setup_context=_linear_kl_setup)
@@ -400,7 +407,7 @@ def linear_token_kl(
     direction: str = "forward",
     bias: Tensor | None = None,
     ignore_index: int = -100,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     budget_bytes: int | None = None,
@@ -419,7 +426,8 @@ def linear_token_kl(
         direction: ``"forward"`` for ``KL(p_ref || p)``, ``"reverse"`` for ``KL(p || p_ref)``.
         bias: ``[V]`` or ``None``.
         ignore_index: rows with this target give 0 and no gradient.
-        temperature: above 0.
+        temperature: above 0; a number, or a tensor with the shape of ``targets``, one for each row (what it holds on ignored rows does not matter).
+            It gets no gradient.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         budget_bytes: scratch memory allowed for both heads' chunks and accumulators; ``None`` for 64 MiB, or the least that works.
@@ -445,9 +453,10 @@ def linear_token_kl(
     other = check_reference(reference, operands, rows)
     require_shape("targets", require_tensor("targets", targets), (rows,))
     require_same("targets", targets, "hidden", hidden, dtype=False)
-    transform, way = make_transform(temperature, softcap, logit_scale), check_direction(direction)
+    way = check_direction(direction)
     backends.select(backend, hidden.device, operands.hidden.dtype)
     ids = normalise_targets(targets, vocab, ignore_index)
+    transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
     problem = HeadProblem(
         rows=rows,
         vocab=vocab,
@@ -480,6 +489,7 @@ def run_recompute_kl(
         reference.weight.detach(),
         None if reference.bias is None else reference.bias.detach(),
         ids,
+        transform.inv_temperature,
         transform.logit_scale,
         transform.softcap,
         transform.temperature,

@@ -32,7 +32,10 @@ from .backends.base import (
 
 @dataclass(frozen=True)
 class Head:
-    """A linear head and how its logits are used: ``weight [V, H]``, ``bias [V]`` or ``None``."""
+    """A linear head and how its logits are used: ``weight [V, H]``, ``bias [V]`` or ``None``.
+
+    A ``transform`` with a temperature per row is that of the very rows that the head is run on.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -132,7 +135,9 @@ def statistics(
     rows = hidden.shape[0]
     state = RowState.start(rows, hidden.device, accumulation_dtype(hidden.dtype), stats)
     for first, block, logits in sweep(head, hidden, tiling, resident):
-        head.backend.row_stats(logits, targets[block], state.rows(block), col0=first, transform=head.transform)
+        head.backend.row_stats(
+            logits, targets[block], state.rows(block), col0=first, transform=head.transform.rows(block)
+        )
     return state.statistics(targets, head.vocab)
 
 
@@ -165,7 +170,7 @@ def divergence(
             targets[block],
             state.rows(block),
             col0=first,
-            transform=head.transform,
+            transform=head.transform.rows(block),
             direction=direction,
         )
     return state
@@ -236,7 +241,7 @@ def gradients(
     def differentiate(logits: Tensor, columns: tuple[int, int], block: slice) -> None:
         a, b = (coef[block] for coef in coefs)
         head.backend.row_grad(
-            logits, targets[block], lse[block], a, b, logits, col0=columns[0], transform=head.transform
+            logits, targets[block], lse[block], a, b, logits, col0=columns[0], transform=head.transform.rows(block)
         )
 
     return backpropagate(head, hidden, differentiate, tiling, needs, into, scale, resident)
@@ -289,7 +294,7 @@ def divergence_gradients(
             c,
             logits,
             col0=columns[0],
-            transform=head.transform,
+            transform=head.transform.rows(block),
             direction=direction,
         )
 

@@ -20,6 +20,7 @@ class LinearPreferenceLoss(nn.Module):
     Args:
         objective: a name or a list of names, with hyper-parameters in ``options``, an ``Objective``, or a function.
         **options: hyper-parameters, and any of ``ignore_index``, ``temperature``, ``softcap``, ``logit_scale``, ``budget_bytes``, ``plan``, ``backend``.
+            A temperature per row belongs to a call: give it to ``forward``, where it takes the place of the module's.
 
     Raises:
         TypeError: an unknown option.
@@ -46,9 +47,11 @@ class LinearPreferenceLoss(nn.Module):
         bias: Tensor | None = None,
         reference: Reference = None,
         token_weights: Tensor | None = None,
+        temperature: float | Tensor | None = None,
         **data: Any,
     ) -> PreferenceOutput:
-        """As :func:`fastpref.linear_preference_loss`."""
+        """As :func:`fastpref.linear_preference_loss`; ``temperature=None`` is the module's."""
+        options = self.options if temperature is None else self.options | {"temperature": temperature}
         out = linear_preference_loss(
             self.objective,
             hidden,
@@ -59,7 +62,7 @@ class LinearPreferenceLoss(nn.Module):
             reference=reference,
             token_weights=token_weights,
             state=self.state,
-            **self.options,
+            **options,
             **data,
         )
         if self.training:

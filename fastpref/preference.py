@@ -286,7 +286,7 @@ def linear_preference_loss(
     token_weights: Tensor | None = None,
     state: Mapping[str, Tensor] | None = None,
     ignore_index: int = -100,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     budget_bytes: int | None = None,
@@ -312,7 +312,8 @@ def linear_preference_loss(
         token_weights: ``[T]`` weights in the sequence sums of policy and reference, or ``None`` for 1.
         state: what the last call returned as ``state``, for objectives that carry one; ``None`` to begin.
         ignore_index: rows with this target count for nothing and get no gradient.
-        temperature: of policy and reference, above 0.
+        temperature: of policy and reference, above 0; a number, or ``[T]``, one for each row (what it holds on ignored rows does not matter). It gets
+            no gradient.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         budget_bytes: scratch memory allowed besides inputs and gradients; ``None`` for 64 MiB, or the least that works.
@@ -345,9 +346,9 @@ def linear_preference_loss(
     require_same("targets", targets, "hidden", hidden, dtype=False)
     check_cu_seqlens(cu_seqlens, hidden.shape[0])
     check_reference_presence(chosen, reference is not None)
-    transform = make_transform(temperature, softcap, logit_scale)
     head_backend = backends.select(backend, hidden.device, operands.hidden.dtype)
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
+    transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
     call = _call(chosen, cu_seqlens, ids != IGNORED, token_weights, given, checked_state(chosen, state))
     chosen.check(call.without_logps())
 

@@ -92,14 +92,16 @@ def run_resident(
             active = active_rows(part_ids)
             used = rows if active is None else rows[active]
             x, t = compact(active, operands.hidden[rows], part_ids)
+            part_head = replace(head, transform=head.transform.rows(used))
             tiling = Tiling(plan.vocab_chunk, max(t.shape[0], 1))
             if reference is not None and ref_logps is not None:
                 # Before the policy's logits: the plan counts one chunk of scratch or the arena, not both.
                 other, other_head = reference
+                other_head = replace(other_head, transform=part_head.transform)
                 found = statistics(other_head, other.hidden[used], t, tiling)
                 refuse_nan(found.logps, t, "reference hidden", used)
                 ref_logps[used] = found.logps
-            found = statistics(head, x, t, tiling, resident=arena, stats=wanted)
+            found = statistics(part_head, x, t, tiling, resident=arena, stats=wanted)
             refuse_nan(found.logps, t, "hidden", used)
             logps[used], lse[used] = found.logps, found.lse
             if sum_sq is not None and found.log_sum_sq_probs is not None:
@@ -114,7 +116,7 @@ def run_resident(
             c = _coefficients(part, logps[rows], part_reference, None if sum_sq is None else sum_sq[rows], items)
             coef[rows] = c
             (per_row,) = compact(active, c)
-            part_dx = gradients(head, x, t, found.lse, per_row, per_row, tiling, needs, into, resident=arena)
+            part_dx = gradients(part_head, x, t, found.lse, per_row, per_row, tiling, needs, into, resident=arena)
             if dx is not None and part_dx is not None:
                 dx[rows] = scatter_rows(active, part_dx, rows.shape[0])
     dw, db = into.finish(head)
@@ -158,9 +160,9 @@ class _Attach(torch.autograd.Function):
         made: Sequence[Tensor | None],
         again: tuple[Any, ...],
     ) -> Tensor:
-        ids, lse, coef, *ctx.options = again
+        ids, inv_temperature, lse, coef, *ctx.options = again
         ctx.made = list(made)
-        ctx.save_for_backward(hidden, weight, bias, ids, lse, coef)
+        ctx.save_for_backward(hidden, weight, bias, ids, inv_temperature, lse, coef)
         return loss.clone()
 
     @staticmethod
@@ -168,13 +170,13 @@ class _Attach(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             raise NotImplementedError("fastpref has no second derivatives: differentiate with create_graph=False")
         (upstream,) = grad_outputs
-        hidden, weight, bias, ids, lse, coef = ctx.saved_tensors
+        hidden, weight, bias, ids, inv_temperature, lse, coef = ctx.saved_tensors
         made, ctx.made = ctx.made, None
         if made is None:
             needs = [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[2]]
             scaled = (coef * upstream).to(coef.dtype)
             redo = torch.ops.fastpref.linear_logprobs_backward
-            grads = redo(hidden, weight, bias, ids, lse, scaled, scaled, *ctx.options, needs)
+            grads = redo(hidden, weight, bias, ids, inv_temperature, lse, scaled, scaled, *ctx.options, needs)
             made = [g if needed else None for g, needed in zip(grads, needs, strict=True)]
         elif not (may_synchronise(upstream.device) and bool(upstream == 1)):
             made = [None if g is None else g.mul_(upstream) for g in made]
@@ -199,5 +201,5 @@ def attach_gradients(
         operands.bias,
         loss,
         run.gradients,
-        (ids, run.lse, run.coef, *options),
+        (ids, t.inv_temperature, run.lse, run.coef, *options),
     )

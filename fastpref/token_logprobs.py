@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import backends
 from ._checks import (
+    inverse_temperatures,
     normalise_targets,
     refuse_forward_mode,
     refuse_nan,
@@ -64,13 +65,27 @@ def check_stats(stats: Sequence[str]) -> str:
     return ",".join(stats)
 
 
-def make_transform(temperature: float, softcap: float | None, logit_scale: float) -> LogitTransform:
-    """The validated logit transform of the public arguments."""
-    require_positive("temperature", temperature)
+def make_transform(
+    temperature: float | Tensor, softcap: float | None, logit_scale: float, targets: Tensor, ids: Tensor, like: Tensor
+) -> LogitTransform:
+    """The validated logit transform of the public arguments.
+
+    Args:
+        temperature: for all rows, or one for each of ``targets``.
+        softcap: or ``None``.
+        logit_scale: as it was given.
+        targets: as they were given.
+        ids: ``[R]`` the same, normalised.
+        like: logits or hidden states, whose dtype decides the accumulation dtype.
+    """
     require_positive("logit_scale", logit_scale)
     if softcap is not None:
         require_positive("softcap", softcap)
-    return LogitTransform(logit_scale, softcap, temperature)
+    if not isinstance(temperature, Tensor):
+        require_positive("temperature", temperature)
+        return LogitTransform(logit_scale, softcap, temperature)
+    inverse = inverse_temperatures(temperature, targets, ids).to(accumulation_dtype(like.dtype))
+    return LogitTransform(logit_scale, softcap, inv_temperature=inverse.contiguous())
 
 
 # --- outputs of the operators -------------------------------------------------------------------------------------------------
@@ -112,6 +127,7 @@ def _save(ctx: Any, inputs: Sequence[Tensor | None], output: Outputs) -> None:
 def _logprobs(
     logits: Tensor,
     targets: Tensor,
+    inv_temperature: Tensor | None,
     logit_scale: float,
     softcap: float | None,
     temperature: float,
@@ -122,20 +138,21 @@ def _logprobs(
     rows, vocab = logits.shape
     chosen = backends.select(backend, logits.device, logits.dtype)
     state = RowState.start(rows, logits.device, accumulation_dtype(logits.dtype), stats.split(","))
-    transform = LogitTransform(logit_scale, softcap, temperature)
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
     chosen.row_stats(row_contiguous(logits), targets, state, col0=0, transform=transform)
     return _pack(state.statistics(targets, vocab), None, rows)
 
 
 @_logprobs.register_fake
 def _(logits: Tensor, *args: Any) -> Outputs:
-    return _fake_outputs(logits, args[6] if len(args) > 6 else "")
+    return _fake_outputs(logits, args[7] if len(args) > 7 else "")
 
 
 @torch.library.custom_op("fastpref::logprobs_backward", mutates_args=())
 def _logprobs_backward(
     logits: Tensor,
     targets: Tensor,
+    inv_temperature: Tensor | None,
     lse: Tensor,
     onehot_coef: Tensor,
     softmax_coef: Tensor,
@@ -146,7 +163,7 @@ def _logprobs_backward(
 ) -> Tensor:
     logits = row_contiguous(logits)
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    transform = LogitTransform(logit_scale, softcap, temperature)
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
     chosen = backends.select(backend, logits.device, logits.dtype)
     chosen.row_grad(logits, targets, lse, onehot_coef, softmax_coef, out, col0=0, transform=transform)
     return out
@@ -163,15 +180,15 @@ def _coefficients(grad_logps: Tensor, grad_lse: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _logprobs_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    logits, targets, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend, _ = inputs
-    _save(ctx, (logits, targets), output)
+    ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend, _ = inputs[3:]
+    _save(ctx, inputs[:3], output)
 
 
 def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> tuple[Any, ...]:
-    logits, targets, lse = ctx.saved_tensors
+    logits, targets, inv_temperature, lse = ctx.saved_tensors
     a, b = _coefficients(grad_logps, grad_lse)
     if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
-        transform = LogitTransform(ctx.logit_scale, ctx.softcap, ctx.temperature)
+        transform = LogitTransform(ctx.logit_scale, ctx.softcap, ctx.temperature, inv_temperature)
         chosen = backends.select(ctx.backend, logits.device, logits.dtype)
         grad = logits.detach()
         chosen.row_grad(grad, targets, lse, a, b, grad, col0=0, transform=transform)
@@ -179,9 +196,9 @@ def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> t
         torch.autograd.graph.increment_version(logits)
     else:
         grad = _logprobs_backward(
-            logits, targets, lse, a, b, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend
+            logits, targets, inv_temperature, lse, a, b, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend
         )
-    return grad, *([None] * 7)
+    return grad, *([None] * 8)
 
 
 _logprobs.register_autograd(_logprobs_grad, setup_context=_logprobs_setup)
@@ -192,7 +209,7 @@ def logprobs(
     targets: Tensor,
     *,
     ignore_index: int = -100,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     stats: Sequence[str] = (),
@@ -208,7 +225,8 @@ def logprobs(
         logits: ``[..., V]``, any floating dtype.
         targets: ``[...]`` int64, in ``[0, V)`` or ``ignore_index``.
         ignore_index: rows with this target give 0 and no gradient, whatever their logits hold.
-        temperature: above 0.
+        temperature: above 0; a number, or a tensor with the shape of ``targets``, one for each row (what it holds on ignored rows does not matter).
+            It gets no gradient.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         stats: statistics wanted beside ``logps`` and ``lse``, out of ``"entropy"``, ``"log_sum_sq_probs"``, ``"argmax"`` and
@@ -238,7 +256,7 @@ def logprobs(
         raise ValueError(f"logits: expected shape [..., V] with V >= 1, found {list(logits.shape)}")
     require_shape("targets", targets, tuple(logits.shape[:-1]))
     require_same("targets", targets, "logits", logits, dtype=False)
-    transform, asked = make_transform(temperature, softcap, logit_scale), check_stats(stats)
+    asked = check_stats(stats)
     owner = logits if logits._base is None else logits._base
     if inplace_backward and owner.requires_grad and owner.is_leaf:
         raise ValueError(
@@ -248,8 +266,17 @@ def logprobs(
     backends.select(backend, logits.device, logits.dtype)
     rows = logits.reshape(-1, logits.shape[-1])
     ids = normalise_targets(targets.reshape(-1), logits.shape[-1], ignore_index)
+    transform = make_transform(temperature, softcap, logit_scale, targets, ids, logits)
     outputs = _logprobs(
-        rows, ids, transform.logit_scale, softcap, transform.temperature, inplace_backward, backend or "auto", asked
+        rows,
+        ids,
+        transform.inv_temperature,
+        transform.logit_scale,
+        softcap,
+        transform.temperature,
+        inplace_backward,
+        backend or "auto",
+        asked,
     )
     refuse_nan(outputs[0], ids, "logits")
     return _unpack(outputs, asked, targets.shape)
@@ -315,6 +342,7 @@ def _linear_logprobs(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
+    inv_temperature: Tensor | None,
     logit_scale: float,
     softcap: float | None,
     temperature: float,
@@ -323,9 +351,9 @@ def _linear_logprobs(
     backend: str,
     stats: str = "",
 ) -> Outputs:
-    transform = LogitTransform(logit_scale, softcap, temperature)
-    head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
     active = active_rows(targets)
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature).rows(active)
+    head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
     x, t = compact(active, hidden, targets)
     with torch.autocast(hidden.device.type, enabled=False):
         found = statistics(head, x, t, Tiling(vocab_chunk, row_block), stats=stats.split(","))
@@ -334,7 +362,7 @@ def _linear_logprobs(
 
 @_linear_logprobs.register_fake
 def _(hidden: Tensor, *args: Any) -> Outputs:
-    return _fake_outputs(hidden, args[9] if len(args) > 9 else "")
+    return _fake_outputs(hidden, args[10] if len(args) > 10 else "")
 
 
 @torch.library.custom_op("fastpref::linear_logprobs_backward", mutates_args=())
@@ -343,6 +371,7 @@ def _linear_logprobs_backward(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
+    inv_temperature: Tensor | None,
     lse: Tensor,
     onehot_coef: Tensor,
     softmax_coef: Tensor,
@@ -354,10 +383,10 @@ def _linear_logprobs_backward(
     backend: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    transform = LogitTransform(logit_scale, softcap, temperature)
+    active = active_rows(targets)
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature).rows(active)
     head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
     wanted = Needs(*needs)
-    active = active_rows(targets)
     x, t, lse, a, b = compact(active, hidden, targets, lse, onehot_coef, softmax_coef)
     into = WeightGradient.start(head, wanted)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -371,16 +400,16 @@ def _(hidden: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tenso
 
 
 def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    *ctx.options, _ = inputs[4:]
-    _save(ctx, inputs[:4], output)
+    *ctx.options, _ = inputs[5:]
+    _save(ctx, inputs[:5], output)
 
 
 def _linear_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> tuple[Any, ...]:
-    hidden, weight, bias, targets, lse = ctx.saved_tensors
+    hidden, weight, bias, targets, inv_temperature, lse = ctx.saved_tensors
     a, b = _coefficients(grad_logps, grad_lse)
     needs = linear_needs(ctx, bias)
-    grads = _linear_logprobs_backward(hidden, weight, bias, targets, lse, a, b, *ctx.options, needs)
-    return *only_needed(grads, needs), *([None] * 8)
+    grads = _linear_logprobs_backward(hidden, weight, bias, targets, inv_temperature, lse, a, b, *ctx.options, needs)
+    return *only_needed(grads, needs), *([None] * 9)
 
 
 _linear_logprobs.register_autograd(_linear_grad, setup_context=_linear_setup)
@@ -432,7 +461,7 @@ def linear_logprobs(
     *,
     bias: Tensor | None = None,
     ignore_index: int = -100,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     stats: Sequence[str] = (),
@@ -450,7 +479,8 @@ def linear_logprobs(
         targets: ``[T]`` int64, in ``[0, V)`` or ``ignore_index``.
         bias: ``[V]`` or ``None``.
         ignore_index: rows with this target give 0 and no gradient.
-        temperature: above 0.
+        temperature: above 0; a number, or a tensor with the shape of ``targets``, one for each row (what it holds on ignored rows does not matter).
+            It gets no gradient.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         stats: statistics wanted beside ``logps`` and ``lse``, as for :func:`logprobs`.
@@ -474,10 +504,10 @@ def linear_logprobs(
     require_tensor("targets", targets)
     require_shape("targets", targets, (hidden.shape[0],))
     require_same("targets", targets, "hidden", hidden, dtype=False)
-    transform = make_transform(temperature, softcap, logit_scale)
     check_stats(stats)
     backends.select(backend, hidden.device, operands.hidden.dtype)
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
+    transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
     problem = HeadProblem(
         rows=hidden.shape[0],
         vocab=weight.shape[0],
@@ -506,6 +536,7 @@ def run_recompute(
         operands.weight,
         operands.bias,
         ids,
+        transform.inv_temperature,
         transform.logit_scale,
         transform.softcap,
         transform.temperature,

@@ -1,11 +1,14 @@
 """Device functions shared by the row kernels: ``z = cap * tanh(inner * x)`` or ``scale * x`` or ``x``, and the slope ``dz/dx``.
 
 ``TRANSFORM`` is a compile-time choice, so that plain logits pay for neither: ``"identity"``, ``"scale"`` or ``"softcap"``. With a
-softcap ``scale = inner * cap``. Everything is float32. There is no libdevice call: both formulas are one ``exp2`` and a division.
+softcap ``scale = inner * cap``. Rows may have a factor of their own on ``z`` (an inverse temperature): it goes to ``scale`` and ``cap`` where
+a program starts on its row, never to ``inner``. Everything is float32. There is no libdevice call: both formulas are one ``exp2`` and a
+division.
 """
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -35,8 +38,11 @@ def transformed(x, scale, inner, cap, TRANSFORM: tl.constexpr):
         return x
 
 
-def transform_arguments(scale: float, cap: float | None) -> dict[str, float | str]:
-    """The kernels' four arguments for ``z = cap * tanh(scale / cap * x)``, or ``scale * x`` without a ``cap``."""
+def transform_arguments(
+    scale: float, cap: float | None, row_scale: Tensor | None
+) -> dict[str, float | str | Tensor | None]:
+    """The kernels' five arguments for ``z = cap * tanh(scale / cap * x)``, or ``scale * x`` without a ``cap``, times ``row_scale [R]``."""
     if cap is not None:
-        return {"scale": scale, "inner": scale / cap, "cap": cap, "TRANSFORM": "softcap"}
-    return {"scale": scale, "inner": 0.0, "cap": 0.0, "TRANSFORM": "identity" if scale == 1.0 else "scale"}
+        return {"scale": scale, "inner": scale / cap, "cap": cap, "row_scale_ptr": row_scale, "TRANSFORM": "softcap"}
+    kind = "identity" if scale == 1.0 and row_scale is None else "scale"
+    return {"scale": scale, "inner": 0.0, "cap": 0.0, "row_scale_ptr": row_scale, "TRANSFORM": kind}

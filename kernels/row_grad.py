@@ -3,7 +3,7 @@
     out[r, j] = (onehot[r] * 1[col0 + j == targets[r]] - softmax[r] * exp(z[r, j] - lse[r])) * dz/dx
 
 Inputs    ``logits [R, C]`` float32, bfloat16 or float16, contiguous rows at any row stride: vocabulary columns ``[col0, col0 + C)``
-          ``targets [R]`` int64, negative on ignored rows; ``lse``, ``onehot``, ``softmax`` ``[R]`` float32
+          ``targets [R]`` int64, negative on ignored rows; ``lse``, ``onehot``, ``softmax``, optional ``row_scale`` ``[R]`` float32
 Output    ``out [R, C]`` in the dtype of ``logits``, contiguous rows at any row stride; may be ``logits`` itself
 Bytes     reads every logit once and writes every gradient once, + 20 bytes per row and block of columns. Rows that are ignored, or
           whose two coefficients are both 0, are written as zeros and not read
@@ -50,6 +50,7 @@ def _row_grad(
     scale,
     inner,
     cap,
+    row_scale_ptr,
     TRANSFORM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -65,6 +66,10 @@ def _row_grad(
         tl.store(out_ptr + j, tl.zeros((BLOCK,), out_ptr.dtype.element_ty), mask=inside)
         return
 
+    if row_scale_ptr is not None:
+        own = tl.load(row_scale_ptr + row)
+        scale *= own
+        cap *= own
     x = tl.load(x_ptr + row * x_stride + j, mask=inside, other=0.0).to(tl.float32)
     lse = tl.load(lse_ptr + row)
     if TRANSFORM == "softcap":
@@ -98,6 +103,7 @@ def row_grad(
     col0: int = 0,
     scale: float = 1.0,
     cap: float | None = None,
+    row_scale: Tensor | None = None,
 ) -> None:
     """Launch over all of ``logits [R, C]``; writes ``out [R, C]``, which may be ``logits``. See the top of this file."""
     rows, columns = logits.shape
@@ -117,7 +123,7 @@ def row_grad(
             out.stride(0),
             columns,
             col0,
-            **transform_arguments(scale, cap),
+            **transform_arguments(scale, cap, row_scale),
             BLOCK=block,
             num_warps=num_warps,
             enable_fp_fusion=True,

@@ -51,6 +51,7 @@ def _row_cross(
     scale,
     inner,
     cap,
+    row_scale_ptr,
     TRANSFORM: tl.constexpr,
     LOADS: tl.constexpr,
     LANES: tl.constexpr,
@@ -58,6 +59,10 @@ def _row_cross(
     row = tl.program_id(0).to(tl.int64)
     if tl.load(targets_ptr + row) < 0:
         return
+    if row_scale_ptr is not None:
+        own = tl.load(row_scale_ptr + row)
+        scale *= own
+        cap *= own
     a_ptr += row * a_stride
     b_ptr += row * b_stride
     m_a = finite_reference(tl.load(m_a_ptr + row))
@@ -105,6 +110,7 @@ def _row_kl_grad(
     scale,
     inner,
     cap,
+    row_scale_ptr,
     TRANSFORM: tl.constexpr,
     FORWARD: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -122,6 +128,10 @@ def _row_kl_grad(
         tl.store(out_ptr + j, tl.zeros((BLOCK,), out_ptr.dtype.element_ty), mask=inside)
         return
 
+    if row_scale_ptr is not None:
+        own = tl.load(row_scale_ptr + row)
+        scale *= own
+        cap *= own
     x = tl.load(x_ptr + row * x_stride + j, mask=inside, other=0.0).to(tl.float32)
     wanted = j < tl.where(third == 0.0, 0, columns)
     y = tl.load(y_ptr + row * y_stride + j, mask=wanted, other=0.0).to(tl.float32)
@@ -156,6 +166,7 @@ def row_cross(
     *,
     scale: float = 1.0,
     cap: float | None = None,
+    row_scale: Tensor | None = None,
 ) -> None:
     """Add a chunk ``a [R, C]``, ``b [R, C]`` to ``cross [R]``: ``before`` it ``m_a``, ``s_a`` and ``m_b``, ``after`` it ``m_a`` and ``m_b``."""
     rows, columns = a.shape
@@ -173,7 +184,7 @@ def row_cross(
             *after,
             cross,
             columns,
-            **transform_arguments(scale, cap),
+            **transform_arguments(scale, cap, row_scale),
             LOADS=_LOADS,
             LANES=lanes,
             num_warps=num_warps,
@@ -193,6 +204,7 @@ def row_kl_grad(
     col0: int = 0,
     scale: float = 1.0,
     cap: float | None = None,
+    row_scale: Tensor | None = None,
 ) -> None:
     """Write ``out [R, C]``, which may be ``logits``; ``saved`` are ``lse``, ``ref_lse`` and ``kl``, ``coefs`` onehot, softmax and third."""
     rows, columns = logits.shape
@@ -213,7 +225,7 @@ def row_kl_grad(
             out.stride(0),
             columns,
             col0,
-            **transform_arguments(scale, cap),
+            **transform_arguments(scale, cap, row_scale),
             FORWARD=forward,
             BLOCK=block,
             num_warps=num_warps,

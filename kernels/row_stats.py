@@ -2,6 +2,7 @@
 
 Inputs    ``logits [R, C]`` float32, bfloat16 or float16, contiguous rows at any row stride: vocabulary columns ``[col0, col0 + C)``
           ``targets [R]`` int64; a negative one marks an ignored row, whose logits are not read and whose state stays as it is
+          ``row_scale [R]`` float32, if given: the row's own factor on ``z``
 In place  ``m [R]``, ``s [R]``, ``zt [R]`` float32: a maximum, ``sum exp(z - m)``, the target's ``z`` (written by the chunk that holds it).
           Only if given, and compiled in only then: ``s2 [R] = sum exp(2 (z - m))``, ``sd [R] = sum exp(z - m) (z - m)``, ``total [R] = sum z``,
           ``top [R]`` with ``argmax [R]`` int64: the largest logit (negated where ``z`` falls with it) and its first column
@@ -60,6 +61,7 @@ def _row_stats(
     scale,
     inner,
     cap,
+    row_scale_ptr,
     TRANSFORM: tl.constexpr,
     RISING: tl.constexpr,
     LOADS: tl.constexpr,
@@ -69,6 +71,10 @@ def _row_stats(
     target = tl.load(targets_ptr + row)
     if target < 0:
         return
+    if row_scale_ptr is not None:
+        own = tl.load(row_scale_ptr + row)
+        scale *= own
+        cap *= own
     x_ptr += row * stride
     m_before = tl.load(m_ptr + row)
     s_before = tl.load(s_ptr + row)
@@ -150,6 +156,7 @@ def row_stats(
     col0: int = 0,
     scale: float = 1.0,
     cap: float | None = None,
+    row_scale: Tensor | None = None,
 ) -> None:
     """Launch over all rows of ``logits [R, C]``; the state, each ``[R]``, is updated in place. See the top of this file."""
     rows, columns = logits.shape
@@ -172,7 +179,7 @@ def row_stats(
             argmax,
             columns,
             col0,
-            **transform_arguments(scale, cap),
+            **transform_arguments(scale, cap, row_scale),
             RISING=scale > 0.0,
             LOADS=loads,
             LANES=lanes,

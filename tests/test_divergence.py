@@ -387,21 +387,21 @@ class TestOperators:
     def test_kl(self, direction):
         logits, ref_logits, targets = rows(torch.float32)
         ids = targets.masked_fill(targets < 0, -1)
-        args = (logits.requires_grad_(), ref_logits, ids, 1.0, None, 1.0, direction, "eager")
+        args = (logits.requires_grad_(), ref_logits, ids, None, 1.0, None, 1.0, direction, "eager")
         torch.library.opcheck(torch.ops.fastpref.kl, args)
 
     def test_kl_backward(self):
         logits, ref_logits, targets = rows(torch.float32)
         ids = targets.masked_fill(targets < 0, -1)
         per_row = [torch.ones(len(targets)) for _ in range(6)]
-        args = (logits, ref_logits, ids, *per_row, 1.0, 30.0, 1.0, "reverse", "eager")
+        args = (logits, ref_logits, ids, None, *per_row, 1.0, 30.0, 1.0, "reverse", "eager")
         torch.library.opcheck(torch.ops.fastpref.kl_backward, args)
 
     @pytest.mark.parametrize("bias", [True, False])
     def test_linear_kl(self, bias):
         p = oracle.make_problem(torch.float32, [9], bias=bias)
         ids = p.targets.masked_fill(p.targets < 0, -1)
-        args = (p.hidden, p.weight, p.bias, *p.reference, ids, 1.0, None, 1.0, "forward", 128, 64, "eager")
+        args = (p.hidden, p.weight, p.bias, *p.reference, ids, None, 1.0, None, 1.0, "forward", 128, 64, "eager")
         torch.library.opcheck(torch.ops.fastpref.linear_kl, args)
 
     def test_linear_kl_backward(self):
@@ -409,7 +409,7 @@ class TestOperators:
         ids = p.targets.masked_fill(p.targets < 0, -1)
         per_row = [torch.ones(9) for _ in range(6)]
         policy = (p.hidden.detach(), p.weight.detach(), p.bias.detach())
-        args = (*policy, *p.reference, ids, *per_row, 1.0, None, 1.0, "reverse", 128, 64, "eager", [True, True, True])
+        args = (*policy, *p.reference, ids, None, *per_row, 1.0, None, 1.0, "reverse", 128, 64, "eager", [True] * 3)
         torch.library.opcheck(torch.ops.fastpref.linear_kl_backward, args)
 
 

@@ -302,18 +302,18 @@ class TestOperators:
     def test_logprobs(self):
         logits, targets = rows(torch.float32)
         ids = targets.masked_fill(targets < 0, -1)
-        args = (logits.requires_grad_(), ids, 1.0, None, 1.0, False, "eager")
+        args = (logits.requires_grad_(), ids, None, 1.0, None, 1.0, False, "eager")
         torch.library.opcheck(torch.ops.fastpref.logprobs, args)
 
     @pytest.mark.parametrize("stats", [("argmax",), ("entropy", "log_sum_sq_probs", "argmax", "mean_logit")], ids=str)
     def test_statistics(self, stats):
         logits, targets = rows(torch.float32)
         ids = targets.masked_fill(targets < 0, -1)
-        args = (logits.requires_grad_(), ids, 1.0, None, 1.0, False, "eager", ",".join(stats))
+        args = (logits.requires_grad_(), ids, None, 1.0, None, 1.0, False, "eager", ",".join(stats))
         torch.library.opcheck(torch.ops.fastpref.logprobs, args)
         p = oracle.make_problem(torch.float32, [9])
         ids = p.targets.masked_fill(p.targets < 0, -1)
-        args = (p.hidden, p.weight, p.bias, ids, 1.0, None, 1.0, 128, 64, "eager", ",".join(stats))
+        args = (p.hidden, p.weight, p.bias, ids, None, 1.0, None, 1.0, 128, 64, "eager", ",".join(stats))
         torch.library.opcheck(torch.ops.fastpref.linear_logprobs, args)
 
     def test_logprobs_backward(self):
@@ -321,21 +321,21 @@ class TestOperators:
         a = torch.ones(len(targets))
         ids = targets.masked_fill(targets < 0, -1)
         torch.library.opcheck(
-            torch.ops.fastpref.logprobs_backward, (logits, ids, a, a, a.clone(), 1.0, 30.0, 1.0, "eager")
+            torch.ops.fastpref.logprobs_backward, (logits, ids, None, a, a, a.clone(), 1.0, 30.0, 1.0, "eager")
         )
 
     @pytest.mark.parametrize("bias", [True, False])
     def test_linear_logprobs(self, bias):
         p = oracle.make_problem(torch.float32, [9], bias=bias)
         ids = p.targets.masked_fill(p.targets < 0, -1)
-        args = (p.hidden, p.weight, p.bias, ids, 1.0, None, 1.0, 128, 64, "eager")
+        args = (p.hidden, p.weight, p.bias, ids, None, 1.0, None, 1.0, 128, 64, "eager")
         torch.library.opcheck(torch.ops.fastpref.linear_logprobs, args)
 
     def test_linear_logprobs_backward(self):
         p = oracle.make_problem(torch.float32, [9])
         ids = p.targets.masked_fill(p.targets < 0, -1)
         a = torch.ones(9)
-        parts = (p.hidden.detach(), p.weight.detach(), p.bias.detach(), ids, a, a.clone(), a.clone())
+        parts = (p.hidden.detach(), p.weight.detach(), p.bias.detach(), ids, None, a, a.clone(), a.clone())
         args = (*parts, 1.0, None, 1.0, 128, 64, "eager", [True, True, True])
         torch.library.opcheck(torch.ops.fastpref.linear_logprobs_backward, args)
 

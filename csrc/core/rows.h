@@ -16,6 +16,7 @@ struct RowStatsArgs {
   const void* logits;
   int64_t logits_stride;
   const int64_t* targets;
+  const float* inv_temperature;  // a row's own factor on z, positive; null where no row has one
   float* m;   // running reference, updated
   float* s;   // running sum exp(z - m), updated
   float* zt;  // z of the target, written where the chunk holds it
@@ -35,6 +36,7 @@ struct RowGradArgs {
   const void* logits;
   int64_t logits_stride;
   const int64_t* targets;
+  const float* inv_temperature;  // a row's own factor on z, positive; null where no row has one
   const float* lse;
   const float* onehot_coef;
   const float* softmax_coef;

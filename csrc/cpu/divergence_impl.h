@@ -57,15 +57,15 @@ static void kl_stats_row(const RowKlStatsArgs& args, int64_t r) {
   const RowStatsArgs& a = args.forward ? args.reference : args.policy;
   const RowStatsArgs& b = args.forward ? args.policy : args.reference;
   const double m_a = a.m[r], s_a = a.s[r], m_b = b.m[r];
-  stats_row<T, Z, kSum>(args.policy, r);
-  stats_row<T, Z, kSum>(args.reference, r);
+  stats_row<T, Z, kSum, false>(args.policy, r);
+  stats_row<T, Z, kSum, false>(args.reference, r);
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   const T* y = static_cast<const T*>(b.logits) + r * b.logits_stride;
   const float new_a = finite_reference(a.m[r]), new_b = finite_reference(b.m[r]);
   double cross = args.cross[r];
   // The carried sum moves to the new reference values; +inf stays, also where its own weight has since become 0.
   if (s_a != 0.0 && cross != INFINITY) cross = exp(m_a - new_a) * (cross + s_a * ((m_a - new_a) - (m_b - new_b)));
-  args.cross[r] = static_cast<float>(cross + cross_sum(x, y, args.cols, Z(a.transform), new_a, new_b));
+  args.cross[r] = static_cast<float>(cross + cross_sum(x, y, args.cols, Z(row_transform(a, r)), new_a, new_b));
 }
 
 // d of the third term: p - q, or p (log p - log q - kl).
@@ -130,20 +130,21 @@ template <class T, class Z>
 static void kl_grad_row(const RowKlGradArgs& args, int64_t r) {
   const RowGradArgs& a = args.policy;
   const float c = args.kl_coef[r];
-  if (a.targets[r] < 0 || c == 0.0f) return grad_row<T, Z>(a, r);
+  if (a.targets[r] < 0 || c == 0.0f) return grad_row<T, Z, false>(a, r);
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   const T* y = static_cast<const T*>(args.ref_logits) + r * args.ref_logits_stride;
   T* out = static_cast<T*>(a.out) + r * a.out_stride;
   const int64_t j = a.targets[r] - a.col0;
   const bool here = j >= 0 && j < a.cols;
-  const Z t(a.transform);
+  const Transform transform = row_transform(a, r);
+  const Z t(transform);
   float target = 0.0f;
   if (here) {  // before the row is overwritten: out may be x
     const float xt = to_float(x[j]);
     const double grad = kl_target_gradient(z_of(t, xt), z_of(t, to_float(y[j])), args, r);
-    target = static_cast<float>(grad * transform_derivative(a.transform, xt));
+    target = static_cast<float>(grad * transform_derivative(transform, xt));
   }
-  const float scale = a.transform.scale;  // the constant factor of dz/dx
+  const float scale = transform.scale;  // the constant factor of dz/dx
   const KlRow row = {KlRow::plain(a.lse[r]), KlRow::plain(args.ref_lse[r]), KlRow::plain(args.kl[r]),
                      KlRow::plain(a.softmax_coef[r] * scale), KlRow::plain(c * scale)};
   args.forward ? kl_gradient_row<true>(x, y, out, a.cols, t, row) : kl_gradient_row<false>(x, y, out, a.cols, t, row);
@@ -153,9 +154,10 @@ static void kl_grad_row(const RowKlGradArgs& args, int64_t r) {
 template <class T>
 static void row_kl_stats_of(const RowKlStatsArgs& a) {
   const Transform& t = a.policy.transform;
-  for_each_row(a, t.has_softcap     ? kl_stats_row<T, Softcap>
-                  : t.scale == 1.0f ? kl_stats_row<T, Identity>
-                                    : kl_stats_row<T, Scaled>);
+  const bool plain = t.scale == 1.0f && !a.policy.inv_temperature;
+  for_each_row(a, t.has_softcap ? kl_stats_row<T, Softcap>
+                  : plain       ? kl_stats_row<T, Identity>
+                                : kl_stats_row<T, Scaled>);
 }
 
 template <class T>

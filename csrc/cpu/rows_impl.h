@@ -4,10 +4,13 @@
 //            maximum: a block is summed relative to m, and only a sum that jumps, because something lies well above m,
 //            makes the block (by then in L1) be redone relative to its own maximum. The common path has no maximum at
 //            all. fp32 lanes add kTermsPerLane terms; blocks add up in double. The target's z comes out of the same
-//            vector code, so that it cancels against the z inside its row's sum. The companions of the sum (Moments) are
-//            compiled apart, so that the plain sum pays nothing for them; the total and the maximum of a block come
-//            from the block in L1, right after its sum.
-// row_grad   reads and writes each logit once, in place or not; rows without a gradient are only written.
+//            vector code, so that it cancels against the z inside its row's sum. The companions of the sum (Moments, the
+//            total) are compiled apart, so that the plain sum pays nothing for them. The largest logit costs next to
+//            nothing: no term of a block is larger than the largest sum of its lanes, and the block (by then in L1) is
+//            only searched where that is not below the term of the largest logit so far.
+// row_grad   reads and writes each logit once, in place or not; rows without a gradient are only written. A destination
+//            of its own that is larger than the caches is written past them (kStream): an ordinary store would read
+//            each of its lines first. A chunk that a GEMM reads next is smaller than that, or in place.
 //
 // Bits do not depend on strides, alignment, threads or scheduling: a row belongs to one thread and is always cut into
 // the same blocks. Any number of rows and columns; fp32, bf16, fp16; 64-bit offsets.
@@ -29,6 +32,7 @@ constexpr int kTermsPerLane = 32;
 constexpr int kBlock = 2 * kPair * kTermsPerLane;
 constexpr float kJump = 16.0f;            // a block sum beyond this, and beyond twice its predecessors, has jumped
 constexpr int kPrefetchBytes = 4096;      // hardware prefetchers stop at the end of a page
+constexpr int64_t kStreamBytes = 1 << 25;  // a destination from this size on is written past the caches
 constexpr int64_t kTaskLogits = 1 << 15;  // what a thread takes at a time; waking threads for less does not pay
 
 struct Identity {
@@ -117,138 +121,72 @@ static float block_max(const T* x, int n, const Z& t) {
   return reduce_max(top);
 }
 
-// Which sums of a block are formed: s alone, s and s2, or s, s2 and sd (see LogSum).
-enum Moments { kSum, kSquares, kEntropy };
+// Which sums of a block are formed: s alone, s and s2, or s, s2 and sd (see LogSum), the last where a logit may be
+// excluded (-inf) or, at a lower price, where none is; sd is NaN if there is one all the same.
+enum Moments { kSum, kSquares, kEntropy, kMaskedEntropy };
 
 template <Moments kMoments>
-struct BlockSum {
+struct LaneSums {
   Vec s, s2, sd;
 
-  BlockSum() : s(set1(0.0f)), s2(s), sd(s) {}
+  LaneSums() : s(set1(0.0f)), s2(s), sd(s) {}
 
-  // Adds e = exp(d). The bound makes 0 of the 0 * -inf of an excluded logit, and touches no e that is not 0.
+  // Adds e = exp(d). The bound makes 0 of the 0 * -inf of an excluded logit, and changes no other bit.
   void operator()(Vec e, Vec d) {
     s = add(s, e);
     if (kMoments >= kSquares) s2 = fmadd(e, e, s2);
-    if (kMoments >= kEntropy) sd = fmadd(e, max(d, set1(-1e4f)), sd);
+    if (kMoments >= kEntropy) sd = fmadd(e, kMoments == kEntropy ? d : max(d, set1(-1e4f)), sd);
   }
 };
 
+struct BlockSums {
+  LogSum sum;
+  float peak;   // no exp(z - m) of the block is larger
+  float total;  // sum z, where it was asked for
+};
+
 // sum exp(z - m), and its companions, over a block of at most kBlock columns.
-template <Moments kMoments, class T, class Z>
-static LogSum block_sum(const T* x, int n, const Z& t, float m) {
+template <Moments kMoments, bool kTotal, class T, class Z>
+static BlockSums block_sum(const T* x, int n, const Z& t, float m) {
   const Vec zero = set1(0.0f), reference = set1(m);
   const ScaledExp exp(1.0f);
-  BlockSum<kMoments> sum[4];
-  Vec v[4];
+  LaneSums<kMoments> sum[4];
+  Vec v[4], total[2] = {zero, zero};
+  const auto add_z = [&](int k, Vec z) {
+    if (kTotal) total[k & 1] = add(total[k & 1], z);
+    const Vec d = sub(z, reference);
+    sum[k](exp(d), d);
+  };
   int i = 0;
   for (; i + 2 * kPair <= n; i += 2 * kPair) {
     prefetch(x + i);
     load2(x + i, v, v + 1);
     load2(x + i + kPair, v + 2, v + 3);
-    for (int k = 0; k < 4; k++) {
-      const Vec d = sub(t.z(v[k]), reference);
-      sum[k](exp(d), d);
-    }
+    for (int k = 0; k < 4; k++) add_z(k, t.z(v[k]));
   }
   if (i + kPair <= n) {
     load2(x + i, v, v + 1);
-    for (int k = 0; k < 2; k++) {
-      const Vec d = sub(t.z(v[k]), reference);
-      sum[k](exp(d), d);
-    }
+    for (int k = 0; k < 2; k++) add_z(k, t.z(v[k]));
     i += kPair;
   }
   if (i < n) {
     Vec weight[2];
     load_tail(x + i, n - i, v, weight);
     for (int k = 0; k < 2; k++) {
-      const Vec d = select_less(zero, weight[k], sub(t.z(v[k]), reference), zero);
+      const Vec z = t.z(v[k]), d = select_less(zero, weight[k], sub(z, reference), zero);
+      if (kTotal) total[k] = add(total[k], select_less(zero, weight[k], z, zero));
       sum[2 + k](select_less(zero, weight[k], exp(d), zero), d);
     }
   }
-  const auto over = [&](Vec BlockSum<kMoments>::* part) {
+  const auto over = [&](Vec LaneSums<kMoments>::* part) {
     return static_cast<double>(reduce_add(add(add(sum[0].*part, sum[1].*part), add(sum[2].*part, sum[3].*part))));
   };
-  LogSum found = {m, over(&BlockSum<kMoments>::s)};
-  if (kMoments >= kSquares) found.s2 = over(&BlockSum<kMoments>::s2);
-  if (kMoments >= kEntropy) found.sd = over(&BlockSum<kMoments>::sd);
+  BlockSums found = {{m, over(&LaneSums<kMoments>::s)}, 0.0f, 0.0f};
+  if (kMoments >= kSquares) found.sum.s2 = over(&LaneSums<kMoments>::s2);
+  if (kMoments >= kEntropy) found.sum.sd = over(&LaneSums<kMoments>::sd);
+  found.peak = reduce_max(max(max(sum[0].s, sum[1].s), max(sum[2].s, sum[3].s)));
+  if (kTotal) found.total = reduce_add(add(total[0], total[1]));
   return found;
-}
-
-// sum z over a block.
-template <class T, class Z>
-static float block_total(const T* x, int n, const Z& t) {
-  const Vec zero = set1(0.0f);
-  Vec sum[2] = {zero, zero}, v[2];
-  int i = 0;
-  for (; i + kPair <= n; i += kPair) {
-    load2(x + i, v, v + 1);
-    for (int k = 0; k < 2; k++) sum[k] = add(sum[k], t.z(v[k]));
-  }
-  if (i < n) {
-    Vec weight[2];
-    load_tail(x + i, n - i, v, weight);
-    for (int k = 0; k < 2; k++) sum[k] = add(sum[k], select_less(zero, weight[k], t.z(v[k]), zero));
-  }
-  return reduce_add(add(sum[0], sum[1]));
-}
-
-// What a row accumulates beside its log-sum-exp.
-struct Extremes {
-  bool total_asked, top_asked;
-  double total;
-  float top;  // the largest x, or the largest -x where z falls with x
-  int64_t argmax;
-};
-
-// Folds a block that starts at this column. The place is looked for only in a block that has a new maximum.
-template <class T, class Z>
-static void fold_extremes(const T* x, int n, int64_t column, const Z& t, const Transform& transform, Extremes* row) {
-  if (row->total_asked) row->total += block_total(x, n, t);
-  if (!row->top_asked) return;
-  const float sign = transform.scale < 0.0f ? -1.0f : 1.0f;
-  const float top = block_max(x, n, Oriented{set1(sign)});
-  if (!(top > row->top)) return;
-  row->top = top;
-  int i = 0;
-  while (i + kPair < n && block_max(x + i, kPair, Oriented{set1(sign)}) != top) i += kPair;
-  while (i < n - 1 && sign * to_float(x[i]) != top) i++;
-  row->argmax = column + i;
-}
-
-template <Moments kMoments, class T, class Z>
-static LogSum fold_row(const T* x, int64_t n, int64_t col0, const Z& t, LogSum sum, const Transform& transform,
-                       Extremes* extremes) {
-  float limit = kJump;
-  const bool extreme = extremes->total_asked || extremes->top_asked;
-  for (int64_t start = 0; start < n; start += kBlock) {
-    const T* block = x + start;
-    const int length = static_cast<int>(n - start < kBlock ? n - start : kBlock);
-    const bool first = sum.m == -INFINITY;
-    LogSum part = {sum.m, INFINITY};
-    if (!first) part = block_sum<kMoments>(block, length, t, sum.m);
-    if (part.s > limit) {
-      const float top = block_max(block, length, t);
-      if (first && top == -INFINITY) {
-        part = block_sum<kMoments>(block, length, t, 0.0f);  // 0, unless there is a NaN that the maximum passed over
-      } else if (!(top < INFINITY)) {
-        return {first ? 0.0f : sum.m, NAN};
-      } else if (top > sum.m) {
-        rebase(&sum, top);
-        part = block_sum<kMoments>(block, length, t, top);
-        limit = kJump;
-      }
-      const float s = static_cast<float>(part.s);
-      if (2.0f * s > limit) limit = 2.0f * s;  // a flat row has large sums without anything above m
-    }
-    sum.s += part.s;
-    sum.s2 += part.s2;
-    sum.sd += part.sd;
-    if (extreme) fold_extremes(block, length, col0 + start, t, transform, extremes);
-  }
-  normalise(&sum);
-  return sum;
 }
 
 // z of one logit, by the vector code.
@@ -257,26 +195,112 @@ static float z_of(const Z& t, float x) {
   return reduce_max(t.z(set1(x)));
 }
 
-template <class T, class Z, Moments kMoments>
+// block_sum of a row that turns out to have excluded logits, or not.
+template <Moments kMoments, bool kTotal, class T, class Z>
+FASTPREF_FN BlockSums sum_block(const T* x, int n, const Z& t, float m, bool* masked) {
+  if (kMoments != kEntropy) return block_sum<kMoments, kTotal>(x, n, t, m);
+  if (!*masked) {
+    const BlockSums found = block_sum<kMoments, kTotal>(x, n, t, m);
+    if (found.sum.sd == found.sum.sd) return found;
+    *masked = true;
+  }
+  return block_sum<kMaskedEntropy, true>(x, n, t, m);
+}
+
+// The largest logit of a row so far.
+struct Top {
+  float height;   // x, or -x where z falls with x
+  int64_t block;  // where its block starts in this chunk; -1: in none of it
+  float m, term;  // exp(z - m) of it, a little less
+};
+
+// Looks for a larger logit in a block that was summed relative to m. A NaN in the sums makes the comparison false, and the
+// block is searched.
+template <class T, class Z>
+static void find_top(const T* x, int n, int64_t start, const Z& t, float sign, float m, float peak, Top* row) {
+  constexpr float kRounding = 0.999f;  // of exp, far from 0
+  if (row->m != m) {
+    row->m = m;
+    row->term = kRounding * static_cast<float>(exp(static_cast<double>(z_of(t, sign * row->height)) - m));
+  }
+  if (peak < row->term) return;
+  const float top = block_max(x, n, Oriented{set1(sign)});
+  if (!(top > row->height)) return;
+  row->height = top;
+  row->block = start;
+  row->m = NAN;
+}
+
+// The first place of the largest of n logits, which are a row from the start of the block that holds it.
+template <class T>
+static int64_t place_of(const T* x, int64_t n, float sign, float height) {
+  int64_t i = 0;
+  while (i + kPair < n && block_max(x + i, kPair, Oriented{set1(sign)}) != height) i += kPair;
+  while (i < n - 1 && sign * to_float(x[i]) != height) i++;
+  return i;
+}
+
+// Folds a row into its sums, its total and its largest logit (null where not asked for).
+template <Moments kMoments, bool kTotal, class T, class Z>
+static LogSum fold_row(const T* x, int64_t n, const Z& t, float sign, LogSum sum, double* total, Top* top_so_far) {
+  float limit = kJump;
+  bool masked = false;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const T* block = x + start;
+    const int length = static_cast<int>(n - start < kBlock ? n - start : kBlock);
+    const bool first = sum.m == -INFINITY;
+    BlockSums part = {{sum.m, INFINITY}, 0.0f, 0.0f};
+    if (!first) part = sum_block<kMoments, kTotal>(block, length, t, sum.m, &masked);
+    if (part.sum.s > limit) {
+      const float top = block_max(block, length, t);
+      if (first && top == -INFINITY) {
+        // 0, unless there is a NaN that the maximum passed over
+        part = sum_block<kMoments, kTotal>(block, length, t, 0.0f, &masked);
+      } else if (!(top < INFINITY)) {
+        return {first ? 0.0f : sum.m, NAN};
+      } else if (top > sum.m) {
+        rebase(&sum, top);
+        part = sum_block<kMoments, kTotal>(block, length, t, top, &masked);
+        limit = kJump;
+      }
+      const float s = static_cast<float>(part.sum.s);
+      if (2.0f * s > limit) limit = 2.0f * s;  // a flat row has large sums without anything above m
+    }
+    sum.s += part.sum.s;
+    sum.s2 += part.sum.s2;
+    sum.sd += part.sum.sd;
+    if (kTotal) *total += part.total;
+    if (top_so_far) find_top(block, length, start, t, sign, part.sum.m, part.peak, top_so_far);
+  }
+  normalise(&sum);
+  return sum;
+}
+
+template <class Args>
+FASTPREF_FN Transform row_transform(const Args& a, int64_t r) {
+  return a.inv_temperature ? scaled_by(a.transform, a.inv_temperature[r]) : a.transform;
+}
+
+template <class T, class Z, Moments kMoments, bool kTotal>
 static void stats_row(const RowStatsArgs& a, int64_t r) {
   if (a.targets[r] < 0) return;
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
-  const Z t(a.transform);
-  Extremes extremes = {a.total != nullptr, a.top != nullptr, 0.0, 0.0f, 0};
-  if (a.top) {
-    extremes.top = a.top[r];
-    extremes.argmax = a.argmax[r];
-  }
+  const Transform transform = row_transform(a, r);
+  const Z t(transform);
+  const float sign = transform.scale < 0.0f ? -1.0f : 1.0f;
+  Top top = {};
+  if (a.top) top = {a.top[r], -1, NAN, 0.0f};
+  double total = 0.0;
   const LogSum before = {a.m[r], a.s[r], a.s2 ? a.s2[r] : 0.0, a.sd ? a.sd[r] : 0.0};
-  const LogSum sum = fold_row<kMoments>(x, a.cols, a.col0, t, before, a.transform, &extremes);
+  const LogSum sum = fold_row<kMoments, kTotal>(x, a.cols, t, sign, before, &total, a.top ? &top : nullptr);
   a.m[r] = sum.m;
   a.s[r] = static_cast<float>(sum.s);
   if (a.s2) a.s2[r] = static_cast<float>(sum.s2);
   if (a.sd) a.sd[r] = static_cast<float>(sum.sd);
-  if (a.total) a.total[r] = static_cast<float>(a.total[r] + extremes.total);
-  if (a.top) {
-    a.top[r] = extremes.top;
-    a.argmax[r] = extremes.argmax;
+  if (kTotal) a.total[r] = static_cast<float>(a.total[r] + total);
+  if (a.top && top.block >= 0) {
+    a.top[r] = top.height;
+    a.argmax[r] = a.col0 + top.block + place_of(x + top.block, a.cols - top.block, sign, top.height);
   }
   const int64_t j = a.targets[r] - a.col0;
   if (j >= 0 && j < a.cols) a.zt[r] = z_of(t, to_float(x[j]));
@@ -289,33 +313,45 @@ static float target_gradient(float z, double slope, float lse, float onehot_coef
   return static_cast<float>(((o - c) + c * one_minus_p) * slope);
 }
 
+// At most kPair elements.
 template <class T, class Z>
+static void gradient_piece(const T* x, T* out, int n, const Z& t, Vec shift, const ScaledExp& exp) {
+  Vec v[2];
+  T buffer[kPair];
+  memset(buffer, 0, sizeof buffer);
+  memcpy(buffer, x, n * sizeof(T));
+  load2(buffer, v, v + 1);
+  store2(buffer, t.gradient(v[0], shift, exp), t.gradient(v[1], shift, exp));
+  memcpy(out, buffer, n * sizeof(T));
+}
+
+template <bool kStream, class T, class Z>
 static void gradient_row(const T* x, T* out, int64_t n, const Z& t, float lse, float k) {
   // NAN: a caller's NaN may have any payload, and store2 must not meet all of them.
   const Vec shift = set1(lse == lse ? -lse : NAN);
   const ScaledExp exp(k == k ? k : NAN);
   Vec v[4];
   int64_t i = 0;
+  if (kStream) {  // up to where `out` is aligned to a vector
+    const int64_t ahead = (-reinterpret_cast<uintptr_t>(out) % sizeof(Vec)) / sizeof(T);
+    i = ahead < n ? ahead : n;
+    gradient_piece(x, out, static_cast<int>(i), t, shift, exp);
+  }
   for (; i + 2 * kPair <= n; i += 2 * kPair) {
     prefetch(x + i);
     load2(x + i, v, v + 1);
     load2(x + i + kPair, v + 2, v + 3);
     for (int j = 0; j < 4; j++) v[j] = t.gradient(v[j], shift, exp);
-    store2(out + i, v[0], v[1]);
-    store2(out + i + kPair, v[2], v[3]);
+    kStream ? stream2(out + i, v[0], v[1]) : store2(out + i, v[0], v[1]);
+    kStream ? stream2(out + i + kPair, v[2], v[3]) : store2(out + i + kPair, v[2], v[3]);
   }
   for (; i < n; i += kPair) {
-    const int length = static_cast<int>(n - i < kPair ? n - i : kPair);
-    T buffer[kPair];
-    memset(buffer, 0, sizeof buffer);
-    memcpy(buffer, x + i, length * sizeof(T));
-    load2(buffer, v, v + 1);
-    store2(buffer, t.gradient(v[0], shift, exp), t.gradient(v[1], shift, exp));
-    memcpy(out + i, buffer, length * sizeof(T));
+    gradient_piece(x + i, out + i, static_cast<int>(n - i < kPair ? n - i : kPair), t, shift, exp);
   }
+  if (kStream) stream_fence();  // before anything else is written to this row, by this thread or another
 }
 
-template <class T, class Z>
+template <class T, class Z, bool kStream>
 static void grad_row(const RowGradArgs& a, int64_t r) {
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   T* out = static_cast<T*>(a.out) + r * a.out_stride;
@@ -326,13 +362,14 @@ static void grad_row(const RowGradArgs& a, int64_t r) {
   }
   const int64_t j = a.targets[r] - a.col0;
   const bool here = j >= 0 && j < a.cols;
-  const Z t(a.transform);
+  const Transform transform = row_transform(a, r);
+  const Z t(transform);
   float target = 0.0f;
   if (here) {  // before the row is overwritten: out may be x
     const float xt = to_float(x[j]);
-    target = target_gradient(z_of(t, xt), transform_derivative(a.transform, xt), lse, onehot_coef, softmax_coef);
+    target = target_gradient(z_of(t, xt), transform_derivative(transform, xt), lse, onehot_coef, softmax_coef);
   }
-  gradient_row(x, out, a.cols, t, lse, -softmax_coef * a.transform.scale);
+  gradient_row<kStream>(x, out, a.cols, t, lse, -softmax_coef * transform.scale);
   if (here) from_float(target, out + j);
 }
 
@@ -347,21 +384,34 @@ static void for_each_row(const Args& a, void (*row)(const Args&, int64_t)) {
   for (int64_t r = 0; r < a.rows; r++) row(a, r);
 }
 
+template <class T, class Z, bool kTotal>
+static void row_stats_with(const RowStatsArgs& a) {
+  for_each_row(a, a.sd   ? stats_row<T, Z, kEntropy, kTotal>
+                  : a.s2 ? stats_row<T, Z, kSquares, kTotal>
+                         : stats_row<T, Z, kSum, kTotal>);
+}
+
 template <class T, class Z>
 static void row_stats_with(const RowStatsArgs& a) {
-  for_each_row(a, a.sd ? stats_row<T, Z, kEntropy> : a.s2 ? stats_row<T, Z, kSquares> : stats_row<T, Z, kSum>);
+  a.total ? row_stats_with<T, Z, true>(a) : row_stats_with<T, Z, false>(a);
 }
 
 template <class T>
 static void row_stats_of(const RowStatsArgs& a) {
   const Transform& t = a.transform;
   if (t.has_softcap) return row_stats_with<T, Softcap>(a);
-  t.scale == 1.0f ? row_stats_with<T, Identity>(a) : row_stats_with<T, Scaled>(a);
+  t.scale == 1.0f && !a.inv_temperature ? row_stats_with<T, Identity>(a) : row_stats_with<T, Scaled>(a);
+}
+
+template <class T, bool kStream>
+static void row_grad_with(const RowGradArgs& a) {
+  for_each_row(a, a.transform.has_softcap ? grad_row<T, Softcap, kStream> : grad_row<T, Scaled, kStream>);
 }
 
 template <class T>
 static void row_grad_of(const RowGradArgs& a) {
-  for_each_row(a, a.transform.has_softcap ? grad_row<T, Softcap> : grad_row<T, Scaled>);
+  const int64_t bytes = a.rows * a.cols * static_cast<int64_t>(sizeof(T));
+  a.out != a.logits && bytes >= kStreamBytes ? row_grad_with<T, true>(a) : row_grad_with<T, false>(a);
 }
 
 static void row_stats(const RowStatsArgs& a) {

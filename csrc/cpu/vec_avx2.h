@@ -83,5 +83,18 @@ FASTPREF_FN void store2(Float16* x, Vec a, Vec b) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(x + 8), _mm256_cvtps_ph(b.v, kNearest));
 }
 
+FASTPREF_FN void stream2(float* x, Vec a, Vec b) {
+  _mm256_stream_ps(x, a.v);
+  _mm256_stream_ps(x + 8, b.v);
+}
+template <class T>
+FASTPREF_FN void stream2(T* x, Vec a, Vec b) {
+  T half_line[16];
+  store2(half_line, a, b);
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(half_line));
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(x), bits);
+}
+FASTPREF_FN void stream_fence() { _mm_sfence(); }
+
 }  // namespace avx2
 }  // namespace fastpref

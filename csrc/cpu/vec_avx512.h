@@ -72,5 +72,17 @@ FASTPREF_FN void store2(Float16* x, Vec a, Vec b) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + 16), _mm512_cvtps_ph(b.v, kNearest));
 }
 
+FASTPREF_FN void stream2(float* x, Vec a, Vec b) {
+  _mm512_stream_ps(x, a.v);
+  _mm512_stream_ps(x + 16, b.v);
+}
+template <class T>
+FASTPREF_FN void stream2(T* x, Vec a, Vec b) {
+  T line[32];
+  store2(line, a, b);
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(x), _mm512_loadu_si512(line));
+}
+FASTPREF_FN void stream_fence() { _mm_sfence(); }
+
 }  // namespace avx512
 }  // namespace fastpref

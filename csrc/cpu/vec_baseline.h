@@ -3,6 +3,9 @@
 #pragma once
 
 #include <string.h>
+#if defined(__SSE2__)
+  #include <emmintrin.h>
+#endif
 
 #include "../core/dtype.h"
 
@@ -80,6 +83,26 @@ FASTPREF_FN void store2(Float16* x, Vec a, Vec b) {
     from_float(b.v[i], x + 4 + i);
   }
 }
+
+#if defined(__SSE2__)
+FASTPREF_FN void stream2(float* x, Vec a, Vec b) {
+  _mm_stream_ps(x, (__m128)a.v);
+  _mm_stream_ps(x + 4, (__m128)b.v);
+}
+template <class T>
+FASTPREF_FN void stream2(T* x, Vec a, Vec b) {
+  T packed[8];
+  store2(packed, a, b);
+  _mm_stream_si128(reinterpret_cast<__m128i*>(x), _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed)));
+}
+FASTPREF_FN void stream_fence() { _mm_sfence(); }
+#else  // no such store that every compiler has
+template <class T>
+FASTPREF_FN void stream2(T* x, Vec a, Vec b) {
+  store2(x, a, b);
+}
+FASTPREF_FN void stream_fence() {}
+#endif
 
 }  // namespace baseline
 }  // namespace fastpref

@@ -3,6 +3,7 @@
 //   max(a, b)                     returns b where either is NaN
 //   select_less(a, b, yes, no)    yes where a < b; no elsewhere, also where either is NaN
 //   split_exponent, scale_by_exponent   y = floor(y) + fraction and p * 2^floor(y)
+//   stream2                       store2 past the caches, to an address aligned to a Vec; stream_fence() orders such stores
 //   load2, store2                 2 * kLanes elements of a storage type. The lane order of a 16-bit type is free (bf16
 //                                 takes even and odd elements apart); store2 undoes load2. A NaN to be stored as bf16
 //                                 must have some low mantissa bit clear, which the NaNs of arithmetic have.

@@ -23,7 +23,7 @@ imports no objective and knows no loss: the two or three coefficients per row of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -44,16 +44,26 @@ class LogitTransform:
     """``z = softcap * tanh(logit_scale * x / softcap) / temperature`` (without a softcap: ``logit_scale * x / temperature``).
 
     The order is that of Gemma (softcap) and Cohere (logit scale) in transformers, with the sampling temperature last.
+
+    ``inv_temperature [R]``, contiguous, positive and in the accumulation dtype, is one more factor ``1 / temperature`` for each of the R rows
+    that a primitive is called on; what it holds on ignored rows does not matter. ``None``: no row has a temperature of its own.
     """
 
     logit_scale: float = 1.0
     softcap: float | None = None
     temperature: float = 1.0
+    inv_temperature: Tensor | None = None
 
     @property
     def scale(self) -> float:
-        """The one factor left when there is no softcap."""
+        """The one factor left when there is no softcap and no temperature per row."""
         return self.logit_scale / self.temperature
+
+    def rows(self, chosen: slice | Tensor | None) -> LogitTransform:
+        """The transform of some of the rows: a block, indices, or ``None`` for all of them."""
+        if self.inv_temperature is None or chosen is None:
+            return self
+        return replace(self, inv_temperature=self.inv_temperature[chosen])
 
 
 @dataclass(frozen=True)

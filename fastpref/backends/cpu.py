@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .base import Direction, KlState, LogitTransform, RowState
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """Version of the functions of ``fastpref._C`` that this file was written for."""
 
 BUILD_RECORD = Path(__file__).resolve().parent.parent / "_build_info.json"
@@ -92,6 +92,7 @@ class CpuBackend:
             "cols": logits.shape[1],
             "col0": col0,
             "targets": targets.data_ptr(),
+            "inv_temperature": _address(transform.inv_temperature),
             "logit_scale": transform.logit_scale,
             "softcap": transform.softcap,
             "temperature": transform.temperature,

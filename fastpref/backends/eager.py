@@ -17,17 +17,26 @@ from .base import Direction, KlState, LogitTransform, RowState
 def apply_transform(x: Tensor, transform: LogitTransform) -> Tensor:
     """``z`` of :class:`LogitTransform`."""
     if transform.softcap is None:
-        return x * transform.scale if transform.scale != 1.0 else x
-    u = x * (transform.logit_scale / transform.softcap)
-    return torch.tanh(u) * (transform.softcap / transform.temperature)
+        z = x * transform.scale if transform.scale != 1.0 else x
+    else:
+        u = x * (transform.logit_scale / transform.softcap)
+        z = torch.tanh(u) * (transform.softcap / transform.temperature)
+    return at_temperature(z, transform)
+
+
+def at_temperature(z: Tensor, transform: LogitTransform) -> Tensor:
+    """``z [R, C]`` or ``[R, 1]`` times the rows' own inverse temperatures, where they have any."""
+    return z if transform.inv_temperature is None else z * transform.inv_temperature[:, None].to(z.dtype)
 
 
 def transform_derivative(x: Tensor, transform: LogitTransform) -> Tensor | float:
     """``dz/dx``."""
     if transform.softcap is None:
-        return transform.scale
+        if transform.inv_temperature is None:
+            return transform.scale
+        return at_temperature(x.new_full((x.shape[0], 1), transform.scale), transform)
     t = torch.tanh(x * (transform.logit_scale / transform.softcap))
-    return (1.0 - t * t) * transform.scale
+    return at_temperature((1.0 - t * t) * transform.scale, transform)
 
 
 def relative_logits(x: Tensor, m: Tensor, transform: LogitTransform) -> Tensor:
@@ -163,7 +172,8 @@ class EagerBackend:
     ) -> None:
         """See the protocol."""
         for block in row_slices(logits):
-            self._fold(logits[block], ref_logits[block], targets[block], state.rows(block), col0, transform, direction)
+            rows = transform.rows(block)
+            self._fold(logits[block], ref_logits[block], targets[block], state.rows(block), col0, rows, direction)
 
     def _fold(
         self, logits: Tensor, ref_logits: Tensor, targets: Tensor, state: KlState, col0: int,
@@ -204,5 +214,6 @@ class EagerBackend:
         for block in row_slices(logits):
             write_divergence_gradient(
                 logits[block], ref_logits[block], targets[block], lse[block], ref_lse[block], kl[block],
-                onehot_coef[block], softmax_coef[block], kl_coef[block], out[block], col0, transform, direction,
+                onehot_coef[block], softmax_coef[block], kl_coef[block], out[block], col0, transform.rows(block),
+                direction,
             )  # fmt: skip

@@ -6,6 +6,8 @@ traffic and their limits are described. It is imported lazily, and so is triton:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,9 +16,10 @@ from .base import Direction, KlState, LogitTransform, RowState
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _scale_and_cap(transform: LogitTransform) -> tuple[float, float | None]:
-    """The kernels' form of the transform: ``z = cap * tanh(scale / cap * x)``, or ``scale * x`` without a cap."""
-    return transform.scale, None if transform.softcap is None else transform.softcap / transform.temperature
+def _options(transform: LogitTransform) -> dict[str, Any]:
+    """The kernels' form of the transform: ``z = cap * tanh(scale / cap * x)``, or ``scale * x`` without a cap, times ``row_scale``."""
+    cap = None if transform.softcap is None else transform.softcap / transform.temperature
+    return {"scale": transform.scale, "cap": cap, "row_scale": transform.inv_temperature}
 
 
 class TritonBackend:
@@ -59,8 +62,7 @@ class TritonBackend:
         self, logits: Tensor, targets: Tensor, state: RowState, *, col0: int, transform: LogitTransform
     ) -> None:
         """See the protocol."""
-        scale, cap = _scale_and_cap(transform)
-        self._row_stats(logits, targets, **vars(state), col0=col0, scale=scale, cap=cap)
+        self._row_stats(logits, targets, **vars(state), col0=col0, **_options(transform))
 
     def row_grad(
         self,
@@ -75,8 +77,7 @@ class TritonBackend:
         transform: LogitTransform,
     ) -> None:
         """See the protocol."""
-        scale, cap = _scale_and_cap(transform)
-        self._row_grad(logits, targets, lse, onehot_coef, softmax_coef, out, col0=col0, scale=scale, cap=cap)
+        self._row_grad(logits, targets, lse, onehot_coef, softmax_coef, out, col0=col0, **_options(transform))
 
     def row_kl_stats(
         self,
@@ -95,8 +96,7 @@ class TritonBackend:
         self.row_stats(logits, targets, state.policy, col0=col0, transform=transform)
         self.row_stats(ref_logits, targets, state.reference, col0=col0, transform=transform)
         x, y = (ref_logits, logits) if direction == "forward" else (logits, ref_logits)
-        scale, cap = _scale_and_cap(transform)
-        self._row_cross(x, y, targets, before, (a.m, b.m), state.cross, scale=scale, cap=cap)
+        self._row_cross(x, y, targets, before, (a.m, b.m), state.cross, **_options(transform))
 
     def row_kl_grad(
         self,
@@ -116,7 +116,6 @@ class TritonBackend:
         direction: Direction,
     ) -> None:
         """See the protocol."""
-        scale, cap = _scale_and_cap(transform)
         self._row_kl_grad(
             logits,
             ref_logits,
@@ -126,6 +125,5 @@ class TritonBackend:
             out,
             forward=direction == "forward",
             col0=col0,
-            scale=scale,
-            cap=cap,
+            **_options(transform),
         )
