@@ -75,7 +75,9 @@ class Case:
 
     def plain(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Everything by plain PyTorch in one dtype."""
-        hidden, weight, bias = (None if x is None else x.to(dtype).requires_grad_() for x in self.operands[:3])
+        hidden, weight, bias = (
+            None if x is None else x.detach().to(dtype).clone().requires_grad_() for x in self.operands[:3]
+        )
         raw = hidden @ weight.t() if bias is None else torch.addmm(bias, hidden, weight.t())
         z = transform(raw, self.scale, self.softcap, self.temperature)
         if self.per_token:
