@@ -19,13 +19,23 @@ class LinearPreferenceLoss(nn.Module):
 
     Args:
         objective: a name or a list of names, with hyper-parameters in ``options``, an ``Objective``, or a function.
-        **options: hyper-parameters, and any of ``ignore_index``, ``temperature``, ``softcap``, ``logit_scale``, ``budget_bytes``, ``plan``, ``backend``.
+        **options: hyper-parameters, and any of ``ignore_index``, ``temperature``, ``softcap``, ``logit_scale``, ``budget_bytes``, ``plan``, ``backend``,
+            ``gradient_filter``.
 
     Raises:
         TypeError: an unknown option.
     """
 
-    HEAD_OPTIONS = ("ignore_index", "temperature", "softcap", "logit_scale", "budget_bytes", "plan", "backend")
+    HEAD_OPTIONS = (
+        "ignore_index",
+        "temperature",
+        "softcap",
+        "logit_scale",
+        "budget_bytes",
+        "plan",
+        "backend",
+        "gradient_filter",
+    )
 
     def __init__(self, objective: ObjectiveLike, **options: Any) -> None:
         super().__init__()
@@ -46,6 +56,7 @@ class LinearPreferenceLoss(nn.Module):
         bias: Tensor | None = None,
         reference: Reference = None,
         token_weights: Tensor | None = None,
+        main_grad: Tensor | None = None,
         **data: Any,
     ) -> PreferenceOutput:
         """As :func:`fastpref.linear_preference_loss`."""
@@ -58,6 +69,7 @@ class LinearPreferenceLoss(nn.Module):
             bias=bias,
             reference=reference,
             token_weights=token_weights,
+            main_grad=main_grad,
             state=self.state,
             **self.options,
             **data,
