@@ -63,7 +63,9 @@ class GradientFilter:
             rows = slice(start, min(start + ROWS, logits.shape[0]))
             piece = slice(block.start + rows.start, block.start + rows.stop)
             kept = self._columns(probabilities[rows], self.targets[piece], columns)
-            if kept is None or kept.numel():
+            if kept is None and found and found[-1][1] is None and found[-1][0].stop == piece.start:
+                found[-1] = (slice(found[-1][0].start, piece.stop), None)  # one GEMM for groups that keep everything
+            elif kept is None or kept.numel():
                 found.append((piece, kept))
         return found
 

@@ -350,21 +350,19 @@ def backpropagate(
             if into.bias is not None:
                 db = logits.sum(dim=0, dtype=accumulate)
                 into.bias[first:last] += db if scale is None else db * scale
-            d = gemm.rounded(logits)
             for piece, kept in pieces:
-                x, d_piece = gemm.gradient_hidden(piece), d[piece.start - block.start : piece.stop - block.start]
-                if kept is not None:
-                    d_piece = d_piece.index_select(1, kept)
+                x, d = gemm.gradient_hidden(piece), logits[piece.start - block.start : piece.stop - block.start]
+                d = gemm.rounded(d if kept is None else d.index_select(1, kept))
                 if dx is not None and w is not None:
                     w_piece = w if kept is None else w.index_select(0, kept)
                     if part is None:
-                        dx[piece].addmm_(d_piece, w_piece)
+                        dx[piece].addmm_(d, w_piece)
                     else:
-                        dx[piece] += torch.mm(d_piece, w_piece, out=part[: x.shape[0]])
+                        dx[piece] += torch.mm(d, w_piece, out=part[: x.shape[0]])
                 if total is not None:
                     # A staged chunk is scaled once, below.
                     factor = None if dw_chunk is not None else scale
-                    add_product(total, d_piece, x, fresh=not begun, scale=factor, rows=kept)
+                    add_product(total, d, x, fresh=not begun, scale=factor, rows=kept)
                     begun = True
         if dw is not None and dw_chunk is not None and total is not None:
             if scale is not None:
