@@ -26,7 +26,7 @@ def operands(hidden, weight, bias, rows=90, vocab=600):
 
 def assert_gradients(given, exact, *dtypes):
     """Error against the oracle at most a few roundings of the narrowest operand of the gradients' GEMMs, relative to the norm."""
-    unit = max(8 * torch.finfo(torch.float32).eps, *(torch.finfo(d).eps for d in dtypes))
+    unit = max(oracle.GRADIENT_ULPS * torch.finfo(torch.float32).eps, *(torch.finfo(d).eps for d in dtypes))
     for a, b in zip(given, exact, strict=True):
         narrow = max(unit, torch.finfo(a.dtype).eps)
         assert a.grad.dtype == a.dtype
