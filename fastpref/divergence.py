@@ -32,17 +32,20 @@ from ._checks import (
 from .backends.base import Direction, KlState, LogitTransform, accumulation_dtype
 from .errors import require_choice
 from .linear_head import Head, Needs, Tiling, WeightGradient, divergence, divergence_gradients
-from .planner import HeadProblem, plan_recompute
+from .planner import plan_recompute
 from .token_logprobs import (
     LinearInput,
     active_rows,
     check_linear,
     compact,
+    contributing_rows,
     fake_gradients,
+    head_problem,
     linear_needs,
     make_transform,
     only_needed,
     pack_gradients,
+    require_same_accumulation,
     scatter_rows,
 )
 
@@ -284,7 +287,7 @@ def _heads(
     transform: LogitTransform,
     backend: str,
 ) -> tuple[Head, Head]:
-    chosen = backends.select(backend, weight.device, weight.dtype)
+    chosen = backends.select(backend, weight.device, accumulation_dtype(weight.dtype))
     return Head(weight, bias, transform, chosen), Head(ref_weight, ref_bias, transform, chosen)
 
 
@@ -347,7 +350,7 @@ def _linear_kl_backward(
     backend: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    active, wanted = active_rows(targets), Needs(*needs)
+    active, wanted = contributing_rows(targets, onehot_coef, softmax_coef, kl_coef), Needs(*needs)
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature).rows(active)
     head, ref_head = _heads(weight, bias, ref_weight, ref_bias, transform, backend)
     x, y, t = compact(active, hidden, ref_hidden, targets)
@@ -361,8 +364,8 @@ def _linear_kl_backward(
 
 
 @_linear_kl_backward.register_fake
-def _(hidden: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, args[-1])
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return fake_gradients(hidden, weight, bias, args[-1])
 
 
 def _linear_kl_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
@@ -380,7 +383,7 @@ _linear_kl.register_autograd(_linear_kl_grad, setup_context=_linear_kl_setup)
 
 
 def check_reference(reference: Sequence[Tensor | None], operands: LinearInput, rows: int) -> LinearInput:
-    """The reference's ``(hidden [T, H'], weight [V, H'][, bias [V]])``, detached; T, V, dtype and device are the policy's."""
+    """The reference's ``(hidden [T, H'], weight [V, H'][, bias [V]])``, detached; T, V and device are the policy's, dtypes its own."""
     if not isinstance(reference, (tuple, list)):
         raise TypeError(f"reference: expected (hidden, weight[, bias]), found {type(reference).__name__}")
     if len(reference) not in (2, 3):
@@ -394,7 +397,8 @@ def check_reference(reference: Sequence[Tensor | None], operands: LinearInput, r
     checked = check_linear(cast(Tensor, hidden), cast(Tensor, weight), bias, "reference ")
     require_shape(names[0], checked.hidden, (rows, "H"))
     require_shape(names[1], checked.weight, (operands.weight.shape[0], "H"))
-    require_same(names[0], checked.hidden, "hidden", operands.hidden)
+    require_same(names[0], checked.hidden, "hidden", operands.hidden, dtype=False)
+    require_same_accumulation(names[0], checked.hidden, "hidden", operands.hidden)
     return checked
 
 
@@ -420,9 +424,9 @@ def linear_token_kl(
 
     Args:
         hidden: ``[T, H]`` of the policy.
-        weight: ``[V, H]``, dtype and device of ``hidden``.
+        weight: ``[V, H]``, on the device of ``hidden``; dtypes go together as in :func:`fastpref.linear_logprobs`.
         targets: ``[T]`` int64, in ``[0, V)`` or ``ignore_index``.
-        reference: ``(hidden [T, H'], weight [V, H'][, bias [V]])``, same dtype and device; H' may differ from H. Gets no gradient.
+        reference: ``(hidden [T, H'], weight [V, H'][, bias [V]])``, same device; H' and dtypes may differ from the policy's. Gets no gradient.
         direction: ``"forward"`` for ``KL(p_ref || p)``, ``"reverse"`` for ``KL(p || p_ref)``.
         bias: ``[V]`` or ``None``.
         ignore_index: rows with this target give 0 and no gradient.
@@ -454,19 +458,10 @@ def linear_token_kl(
     require_shape("targets", require_tensor("targets", targets), (rows,))
     require_same("targets", targets, "hidden", hidden, dtype=False)
     way = check_direction(direction)
-    backends.select(backend, hidden.device, operands.hidden.dtype)
+    backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
     ids = normalise_targets(targets, vocab, ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
-    problem = HeadProblem(
-        rows=rows,
-        vocab=vocab,
-        hidden=hidden.shape[1],
-        itemsize=operands.hidden.element_size(),
-        gradients=operands.requires_grad,
-        weight_gradient=operands.weight.requires_grad,
-        online_reference=True,
-        divergence=True,
-    )
+    problem = head_problem(operands, rows, None, None, online_reference=True, divergence=True)
     plan = plan_recompute(problem, budget_bytes)
     return run_recompute_kl(operands, other, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), way, backend)
 

@@ -28,6 +28,9 @@ from .backends.base import (
     RowStatistics,
     accumulation_dtype,
 )
+from .gradient_filter import GradientFilter
+from .head_gemm import HeadGemm, gradient_dtype
+from .scratch import fresh, take
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,9 @@ class Needs:
     bias: bool = True
 
 
-def chunk_logits(head: Head, hidden: Tensor, columns: tuple[int, int], out: Tensor) -> Tensor:
-    """``out [rows, columns] = hidden @ weight[columns].T + bias[columns]``."""
-    first, last = columns
-    weight = head.weight[first:last].t()
-    if head.bias is None:
-        return torch.mm(hidden, weight, out=out)
-    return torch.addmm(head.bias[first:last], hidden, weight, out=out)
-
-
-def scratch(like: Tensor, elements: int) -> Tensor:
-    """An uninitialised flat buffer with the dtype and device of ``like``."""
-    return torch.empty(elements, dtype=like.dtype, device=like.device)
+def scratch(hidden: Tensor, elements: int) -> Tensor:
+    """An uninitialised flat buffer for the logits of these hidden states."""
+    return take(elements, accumulation_dtype(hidden.dtype), hidden.device)
 
 
 def shaped(buffer: Tensor, rows: int, columns: int, offset: int = 0) -> Tensor:
@@ -102,6 +96,7 @@ def sweep(
     Without ``resident``, a flat buffer of ``T * V`` elements that keeps every chunk, the logits are valid until the next step.
     """
     rows = hidden.shape[0]
+    gemm = HeadGemm(head.weight, head.bias, hidden, tiling.vocab_chunk)
     buffer = (
         scratch(hidden, min(rows, tiling.row_block) * min(head.vocab, tiling.vocab_chunk))
         if resident is None
@@ -109,9 +104,9 @@ def sweep(
     )
     for first, last in tiling.columns(head.vocab):
         for block in tiling.blocks(rows):
-            x = hidden[block]
             offset = 0 if resident is None else rows * first
-            yield first, block, chunk_logits(head, x, (first, last), shaped(buffer, x.shape[0], last - first, offset))
+            out = shaped(buffer, block.stop - block.start, last - first, offset)
+            yield first, block, gemm.logits((first, last), block, out)
 
 
 def statistics(
@@ -180,34 +175,35 @@ def divergence(
 class WeightGradient:
     """dW and db of a head, summed over any number of calls of :func:`gradients`; each in the parameter's dtype at the end.
 
-    ``float32`` keeps the sum of a 16-bit dW in float32 until :meth:`finish`.
+    ``float32`` keeps the sum of a 16-bit dW in float32 until :meth:`finish`. A ``main_grad [V, H]``, the caller's own sum in the
+    accumulation dtype, takes the place of dW.
     """
 
     weight: Tensor | None
     bias: Tensor | None
     started: bool = False
+    main_grad: Tensor | None = None
 
     @classmethod
-    def start(cls, head: Head, needs: Needs, *, float32: bool = False) -> WeightGradient:
+    def start(
+        cls, head: Head, needs: Needs, *, float32: bool = False, main_grad: Tensor | None = None
+    ) -> WeightGradient:
         """Buffers for what is needed. db is small and always summed in the accumulation dtype."""
         accumulate = accumulation_dtype(head.weight.dtype)
-        weight = (
-            torch.empty(
-                head.weight.shape, dtype=accumulate if float32 else head.weight.dtype, device=head.weight.device
-            )
-            if needs.weight
-            else None
-        )
         bias = torch.zeros(head.vocab, dtype=accumulate, device=head.weight.device) if needs.bias else None
-        return cls(weight, bias)
+        if main_grad is not None:
+            return cls(main_grad, bias, started=True, main_grad=main_grad)
+        dtype = accumulate if float32 else head.weight.dtype
+        return cls(fresh(head.weight.shape, dtype, head.weight.device) if needs.weight else None, bias)
 
-    def finish(self, head: Head) -> tuple[Tensor | None, Tensor | None]:
-        """``(dW, db)`` in the parameter's dtype; zeros where no row was seen."""
-        if self.weight is not None and not self.started:
+    def finish(self, head: Head, *, float32: bool = False) -> tuple[Tensor | None, Tensor | None]:
+        """``(dW, db)`` in the parameter's dtype, or dW as it was summed; zeros where no row was seen. No dW if it went into a ``main_grad``."""
+        bias = None if self.bias is None or head.bias is None else self.bias.to(head.bias.dtype)
+        if self.weight is None or self.main_grad is not None:
+            return None, bias
+        if not self.started:
             self.weight.zero_()
-        weight = None if self.weight is None else self.weight.to(head.weight.dtype)
-        bias = None if self.bias is None else self.bias.to(head.weight.dtype)
-        return weight, bias
+        return self.weight if float32 else self.weight.to(head.weight.dtype), bias
 
 
 def gradients(
@@ -221,6 +217,7 @@ def gradients(
     needs: Needs,
     into: WeightGradient,
     resident: Tensor | None = None,
+    gradient_filter: float | None = None,
 ) -> Tensor | None:
     """dX ``[T, H]`` in the dtype of ``hidden`` (``None`` if not needed); dW and db are added to ``into``.
 
@@ -235,8 +232,10 @@ def gradients(
         needs: which gradients are wanted.
         into: the sums of dW and db.
         resident: the logits that :func:`statistics` kept; overwritten with their gradients.
+        gradient_filter: see :mod:`fastpref.gradient_filter`; ``None`` for the exact gradients.
     """
-    coefs, scale = scaled_coefficients(hidden, onehot_coef, softmax_coef)
+    coefs, scale = scaled_coefficients(head, hidden, onehot_coef, softmax_coef)
+    select = None if gradient_filter is None else GradientFilter(gradient_filter, targets, lse, head.transform)
 
     def differentiate(logits: Tensor, columns: tuple[int, int], block: slice) -> None:
         a, b = (coef[block] for coef in coefs)
@@ -244,7 +243,7 @@ def gradients(
             logits, targets[block], lse[block], a, b, logits, col0=columns[0], transform=head.transform.rows(block)
         )
 
-    return backpropagate(head, hidden, differentiate, tiling, needs, into, scale, resident)
+    return backpropagate(head, hidden, differentiate, tiling, needs, into, scale, resident, select)
 
 
 def divergence_gradients(
@@ -275,12 +274,13 @@ def divergence_gradients(
         needs: which gradients are wanted.
         into: the sums of dW and db.
     """
-    scaled, scale = scaled_coefficients(hidden, *coefs)
+    scaled, scale = scaled_coefficients(head, hidden, *coefs)
+    ref_gemm = HeadGemm(ref_head.weight, ref_head.bias, ref_hidden, tiling.vocab_chunk)
     rows = min(hidden.shape[0], tiling.row_block)
     buffer = scratch(ref_hidden, rows * min(head.vocab, tiling.vocab_chunk))
 
     def differentiate(logits: Tensor, columns: tuple[int, int], block: slice) -> None:
-        ref_logits = chunk_logits(ref_head, ref_hidden[block], columns, shaped(buffer, *logits.shape))
+        ref_logits = ref_gemm.logits(columns, block, shaped(buffer, *logits.shape))
         lse, ref_lse, kl, a, b, c = (value[block] for value in (*saved, *scaled))
         head.backend.row_kl_grad(
             logits,
@@ -310,53 +310,69 @@ def backpropagate(
     into: WeightGradient,
     scale: Tensor | None,
     resident: Tensor | None = None,
+    select: GradientFilter | None = None,
 ) -> Tensor | None:
     """dX ``[T, H]`` (``None`` if not needed) from the gradients of the logits; dW and db are added to ``into``.
 
     ``differentiate(logits, columns, block)`` overwrites one chunk of logits with its gradient, divided by ``scale`` where that is given.
+    ``select`` says which columns of it the two GEMMs take; ``None``: all.
     """
     rows = hidden.shape[0]
     if rows == 0:
         return torch.zeros_like(hidden) if needs.hidden else None
     accumulate = accumulation_dtype(hidden.dtype)
-    same_dtype = hidden.dtype == accumulate
-    dx = torch.zeros(hidden.shape, dtype=accumulate, device=hidden.device) if needs.hidden else None
-    part = torch.empty_like(hidden[: min(rows, tiling.row_block)]) if needs.hidden and not same_dtype else None
-    split = rows > tiling.row_block
-    chunk = min(head.vocab, tiling.vocab_chunk)
-    buffer = scratch(hidden, min(rows, tiling.row_block) * chunk) if resident is None else resident
-    dw_chunk = (
-        torch.empty(chunk, hidden.shape[1], dtype=accumulate, device=hidden.device)
-        if into.weight is not None and into.weight.dtype != accumulate and split
-        else None
-    )
+    gemm = HeadGemm(head.weight, head.bias, hidden, tiling.vocab_chunk)
+    most_rows, chunk = min(rows, tiling.row_block), min(head.vocab, tiling.vocab_chunk)
+    dx, part = None, None
+    if needs.hidden:
+        elements = hidden.numel()
+        dx = (
+            fresh(hidden.shape, accumulate, hidden.device)  # it is what the caller gets
+            if hidden.dtype == accumulate
+            else take(elements, accumulate, hidden.device).view(hidden.shape)
+        ).zero_()
+        if gemm.gradient_dtype != accumulate:
+            part = take(most_rows * hidden.shape[1], gemm.gradient_dtype, hidden.device).view(most_rows, -1)
+    buffer = scratch(hidden, most_rows * chunk) if resident is None else resident
+    # A 16-bit dW is rounded once, after everything that adds to its chunk.
+    staged = into.weight is not None and into.weight.dtype != accumulate
+    staged = staged and (rows > tiling.row_block or gemm.gradient_dtype == accumulate or select is not None)
+    dw_chunk = take(chunk * hidden.shape[1], accumulate, hidden.device).view(chunk, -1) if staged else None
     for first, last in tiling.columns(head.vocab):
+        columns, w = (first, last), gemm.gradient_weight((first, last)) if dx is not None else None
         dw = None if into.weight is None else into.weight[first:last]
+        total = dw if dw_chunk is None else dw_chunk[: last - first]
+        begun = into.started and dw_chunk is None
+        if total is not None and select is not None and not begun:
+            total.zero_()
+            begun = True
         for block in tiling.blocks(rows):
-            x = hidden[block]
-            d = shaped(buffer, x.shape[0], last - first, 0 if resident is None else rows * first)
+            logits = shaped(buffer, block.stop - block.start, last - first, 0 if resident is None else rows * first)
             if resident is None:
-                chunk_logits(head, x, (first, last), d)
-            differentiate(d, (first, last), block)
-            if dx is not None:
-                if part is None:
-                    dx[block].addmm_(d, head.weight[first:last])
-                else:
-                    dx[block] += torch.mm(d, head.weight[first:last], out=part[: x.shape[0]])
+                gemm.logits(columns, block, logits)
+            pieces = [(block, None)] if select is None else select.pieces(logits, columns, block)
+            differentiate(logits, columns, block)
             if into.bias is not None:
-                db = d.sum(dim=0, dtype=accumulate)
+                db = logits.sum(dim=0, dtype=accumulate)
                 into.bias[first:last] += db if scale is None else db * scale
-            if dw is not None:
-                fresh = not into.started and block.start == 0
-                if dw_chunk is not None:
-                    add_product(dw_chunk[: last - first], d, x, fresh=block.start == 0)
-                else:
-                    add_product(dw, d, x, fresh=fresh, scale=scale)
-        if dw is not None and dw_chunk is not None:
-            total = dw_chunk[: last - first] if scale is None else dw_chunk[: last - first].mul_(scale)
-            if into.started:
-                total = total.add_(dw)
-            dw.copy_(total)
+            for piece, kept in pieces:
+                x, d = gemm.gradient_hidden(piece), logits[piece.start - block.start : piece.stop - block.start]
+                d = gemm.rounded(d if kept is None else d.index_select(1, kept))
+                if dx is not None and w is not None:
+                    w_piece = w if kept is None else w.index_select(0, kept)
+                    if part is None:
+                        dx[piece].addmm_(d, w_piece)
+                    else:
+                        dx[piece] += torch.mm(d, w_piece, out=part[: x.shape[0]])
+                if total is not None:
+                    # A staged chunk is scaled once, below.
+                    factor = None if dw_chunk is not None else scale
+                    add_product(total, d, x, fresh=not begun, scale=factor, rows=kept)
+                    begun = True
+        if dw is not None and dw_chunk is not None and total is not None:
+            if scale is not None:
+                total.mul_(scale)
+            dw.copy_(total.add_(dw) if into.started else total)
     into.started = True
     if dx is None:
         return None
@@ -365,28 +381,38 @@ def backpropagate(
     return dx.to(hidden.dtype)
 
 
-def add_product(out: Tensor, d: Tensor, x: Tensor, *, fresh: bool, scale: Tensor | None = None) -> None:
-    """``out (+)= scale * d.T @ x``; rounded once when ``out`` has the operands' dtype, in float32 when it is float32."""
-    if fresh and out.dtype == d.dtype:
-        torch.mm(d.t(), x, out=out)
-        if scale is not None:
-            out.mul_(scale)
-    elif out.dtype == d.dtype and scale is None:
-        out.addmm_(d.t(), x)
+def add_product(
+    out: Tensor, d: Tensor, x: Tensor, *, fresh: bool, scale: Tensor | None = None, rows: Tensor | None = None
+) -> None:
+    """``out (+)= scale * d.T @ x``, into some ``rows`` of it where they are named; rounded once when ``out`` has the operands' dtype, summed
+    in float32 when it is float32."""
+    if rows is None and out.dtype == d.dtype and (fresh or scale is None):
+        if not fresh:
+            out.addmm_(d.t(), x)
+        else:
+            torch.mm(d.t(), x, out=out)
+            if scale is not None:
+                out.mul_(scale)
+        return
+    product = take(d.shape[1] * x.shape[1], d.dtype, d.device).view(d.shape[1], x.shape[1])
+    torch.mm(d.t(), x, out=product)
+    if scale is not None:
+        product = product.to(out.dtype).mul_(scale)
+    if rows is not None:
+        out.index_add_(0, rows, product.to(out.dtype))
+    elif fresh:
+        out.copy_(product)
     else:
-        product = torch.mm(d.t(), x).to(out.dtype)
-        if scale is not None:
-            product.mul_(scale)
-        out.copy_(product) if fresh else out.add_(product)
+        out.add_(product)
 
 
-def scaled_coefficients(hidden: Tensor, *coefs: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """The coefficients, and ``None``; for float16 operands divided by a power of two near the largest, and that power.
+def scaled_coefficients(head: Head, hidden: Tensor, *coefs: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The coefficients, and ``None``; for float16 gradient GEMMs divided by a power of two near the largest, and that power.
 
     float16 probabilities times a small coefficient would underflow, so the gradient GEMMs run on coefficients of about 1 and their results
     are multiplied by the power, exactly.
     """
-    if hidden.dtype != torch.float16 or hidden.shape[0] == 0:
+    if gradient_dtype(hidden, head.weight) != torch.float16 or hidden.shape[0] == 0:
         return coefs, None
     largest = torch.stack([coef.abs().amax() for coef in coefs]).amax()
     scale = torch.exp2(torch.floor(torch.log2(largest.clamp_min(torch.finfo(largest.dtype).tiny))))

@@ -19,14 +19,23 @@ class LinearPreferenceLoss(nn.Module):
 
     Args:
         objective: a name or a list of names, with hyper-parameters in ``options``, an ``Objective``, or a function.
-        **options: hyper-parameters, and any of ``ignore_index``, ``temperature``, ``softcap``, ``logit_scale``, ``budget_bytes``, ``plan``, ``backend``.
-            A temperature per row belongs to a call: give it to ``forward``, where it takes the place of the module's.
+        **options: hyper-parameters, and any of ``ignore_index``, ``temperature``, ``softcap``, ``logit_scale``, ``budget_bytes``, ``plan``, ``backend``,
+            ``gradient_filter``. A temperature per row belongs to a call: give it to ``forward``, where it takes the place of the module's.
 
     Raises:
         TypeError: an unknown option.
     """
 
-    HEAD_OPTIONS = ("ignore_index", "temperature", "softcap", "logit_scale", "budget_bytes", "plan", "backend")
+    HEAD_OPTIONS = (
+        "ignore_index",
+        "temperature",
+        "softcap",
+        "logit_scale",
+        "budget_bytes",
+        "plan",
+        "backend",
+        "gradient_filter",
+    )
 
     def __init__(self, objective: ObjectiveLike, **options: Any) -> None:
         super().__init__()
@@ -48,6 +57,7 @@ class LinearPreferenceLoss(nn.Module):
         reference: Reference = None,
         token_weights: Tensor | None = None,
         temperature: float | Tensor | None = None,
+        main_grad: Tensor | None = None,
         **data: Any,
     ) -> PreferenceOutput:
         """As :func:`fastpref.linear_preference_loss`; ``temperature=None`` is the module's."""
@@ -61,6 +71,7 @@ class LinearPreferenceLoss(nn.Module):
             bias=bias,
             reference=reference,
             token_weights=token_weights,
+            main_grad=main_grad,
             state=self.state,
             **options,
             **data,

@@ -40,14 +40,18 @@ class HeadProblem:
         rows: T, the rows that reach the head (ignored rows do not).
         vocab: V.
         hidden: H.
-        itemsize: bytes of an operand element (2, 4 or 8).
+        itemsize: bytes of an element of the hidden states (2, 4 or 8).
         unit_rows: rows of each unit that the objective couples, where they are known without a device synchronisation; else empty.
         coupling: the objective's declared coupling.
         gradients: whether anything needs a gradient.
         weight_gradient: whether the head does.
         online_reference: whether a reference head runs in the same pass.
         divergence: the objective needs a KL between policy and reference over the vocabulary: both are run, and made again in backward.
-        float16: float16 operands. D1 rounds gradients before a loss scaler's factor reaches them, so it is taken only when it is forced.
+        float16: float16 gradient GEMMs. D1 rounds gradients before a loss scaler's factor reaches them, so it is taken only when it is forced.
+        weight_itemsize: bytes of an element of the weight; 0: as the hidden states.
+        mixed: hidden states and weight have different dtypes, so the gradients' GEMMs run in float32.
+        main_grad: dW goes into a float32 buffer of the caller.
+        gradient_filter: blocks of the gradients' GEMMs are left out.
     """
 
     rows: int
@@ -61,6 +65,25 @@ class HeadProblem:
     online_reference: bool = False
     divergence: bool = False
     float16: bool = False
+    weight_itemsize: int = 0
+    mixed: bool = False
+    main_grad: bool = False
+    gradient_filter: bool = False
+
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes of a logit: float32, or float64."""
+        return max(self.itemsize, 4)
+
+    @property
+    def narrow_weight(self) -> bool:
+        """A 16-bit head."""
+        return (self.weight_itemsize or self.itemsize) == 2
+
+    @property
+    def narrow_gradients(self) -> bool:
+        """Whether the gradients' GEMMs run in 16 bits."""
+        return self.gradients and self.itemsize == 2 and self.narrow_weight and not self.mixed
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,7 @@ class Plan:
     groups: tuple[tuple[int, int], ...]
     """D1: ranges of units kept resident together. D0: empty."""
     float32_weight_gradient: bool
-    """D1 with a 16-bit head: dW is summed over groups in a float32 buffer."""
+    """D1 with a 16-bit head or a ``main_grad``: dW is summed over groups in a float32 buffer."""
     flops: int
     scratch_bytes: int
 
@@ -99,19 +122,36 @@ def even_chunk(total: int, limit: int) -> int:
 
 
 def row_overhead_bytes(problem: HeadProblem) -> int:
-    """Bytes per row that no chunk size changes: statistics, coefficients, and in 16 bit the float32 dX and its partial product."""
+    """Bytes per row that no chunk size changes: statistics, coefficients, and in 16 bit the float32 hidden states, the float32 dX and its
+    partial product."""
     statistics = 6 * 4 + 8
-    if not problem.gradients:
+    if problem.itemsize != 2:
         return statistics
-    dx = problem.hidden * (4 + problem.itemsize) if problem.itemsize == 2 else 0
-    return statistics + dx
+    heads = 2 if problem.divergence else 1
+    dx = (4 if problem.gradients else 0) + (2 if problem.narrow_gradients else 0)
+    return statistics + problem.hidden * (4 * heads + dx)
 
 
 def chunk_bytes(problem: HeadProblem, rows: int, vocab_chunk: int, row_block: int) -> int:
-    """Scratch of one vocabulary chunk: its logits, and in 16 bit a float32 dW chunk where rows come in several blocks."""
-    logits = row_block * vocab_chunk * problem.itemsize * (2 if problem.divergence else 1)
-    split = problem.gradients and problem.weight_gradient and problem.itemsize == 2 and row_block < rows
-    return logits + (vocab_chunk * problem.hidden * 4 if split else 0)
+    """Scratch of one vocabulary chunk: its logits and what its operands are cast to (see :func:`operand_bytes`)."""
+    logits = row_block * vocab_chunk * problem.logit_bytes * (2 if problem.divergence else 1)
+    return logits + operand_bytes(problem, vocab_chunk, row_block, split=row_block < rows)
+
+
+def operand_bytes(problem: HeadProblem, vocab_chunk: int, row_block: int, *, split: bool) -> int:
+    """Scratch of one vocabulary chunk besides its logits: a 16-bit head's rows in float32, the 16-bit gradient of the logits, a float32 dW
+    chunk where it is not written at once (``split``: rows come in several blocks), and the operands of a filtered GEMM."""
+    per_column = 4 * (2 if problem.divergence else 1) if problem.narrow_weight else 0
+    if problem.gradients and problem.weight_gradient:
+        at_once = problem.narrow_gradients and not split and not problem.gradient_filter
+        if problem.main_grad:
+            per_column += 2 if problem.narrow_gradients else 0
+        elif problem.narrow_weight and not at_once:
+            per_column += 4 + (2 if problem.narrow_gradients else 0)
+    if problem.gradients and problem.gradient_filter:
+        per_column += 3 * problem.logit_bytes
+    rounded = row_block * vocab_chunk * 2 if problem.narrow_gradients else 0
+    return vocab_chunk * problem.hidden * per_column + rounded
 
 
 def plan_recompute(problem: HeadProblem, budget_bytes: int | None) -> Plan:
@@ -169,25 +209,29 @@ def plan_resident(problem: HeadProblem, budget_bytes: int | None) -> Plan | None
     if not problem.gradients or problem.divergence or problem.coupling == "batch" or not problem.unit_rows:
         return None
     limit = DEFAULT_BUDGET_BYTES if budget_bytes is None else budget_bytes
-    per_row = problem.vocab * problem.itemsize + row_overhead_bytes(problem) + problem.hidden * problem.itemsize * 2
+    per_row = problem.vocab * problem.logit_bytes + row_overhead_bytes(problem) + problem.hidden * problem.itemsize * 2
     chunk = even_chunk(problem.vocab, CHUNK_COLUMNS)
-    accumulator = problem.vocab * problem.hidden * 4
-    sums_in_16_bit = problem.weight_gradient and problem.itemsize == 2
-    for buffered in (False, True) if sums_in_16_bit else (False,):
-        room = limit - (accumulator if buffered else 0)
+    accumulator = problem.vocab * problem.hidden * problem.logit_bytes
+    per_row += operand_bytes(problem, chunk, 1, split=False) - operand_bytes(problem, chunk, 0, split=False)
+    fixed = operand_bytes(problem, chunk, 0, split=False)
+    keeps_dw = problem.main_grad and problem.weight_gradient
+    sums_in_16_bit = problem.weight_gradient and problem.narrow_weight and not keeps_dw
+    for buffered in (True,) if keeps_dw else (False, True) if sums_in_16_bit else (False,):
+        room = limit - fixed - (accumulator if buffered else 0)
         groups = group_units(problem.unit_rows, room // per_row)
         if groups is None or (sums_in_16_bit and not buffered and len(groups) > MAX_UNBUFFERED_GROUPS):
             continue
         held = max(sum(problem.unit_rows[a:b]) for a, b in groups)
+        buffered = buffered and (keeps_dw or len(groups) > 1)
         flops = (6 if problem.weight_gradient else 4) + (2 if problem.online_reference else 0)
         return Plan(
             "D1",
             chunk,
             held,
             tuple(groups),
-            buffered and len(groups) > 1,
+            buffered,
             flops * problem.rows * problem.hidden * problem.vocab,
-            held * per_row + (accumulator if buffered and len(groups) > 1 else 0),
+            held * per_row + fixed + (accumulator if buffered else 0),
         )
     return None
 
@@ -202,7 +246,7 @@ def why_not_resident(problem: HeadProblem) -> str:
         return "the objective needs a KL over the vocabulary, which keeps no logits"
     if not problem.unit_rows:
         return "the sequence boundaries are not known on the host"
-    logits = max(problem.unit_rows) * problem.vocab * problem.itemsize
+    logits = max(problem.unit_rows) * problem.vocab * problem.logit_bytes
     return f"budget_bytes does not hold the logits of the largest unit ({logits} bytes) and the rest of its scratch"
 
 

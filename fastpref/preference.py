@@ -37,16 +37,24 @@ from .arguments import (
     refuse_nan_reference,
     resolve_objective,
 )
-from .backends.base import IGNORED, Direction
+from .backends.base import IGNORED, Direction, accumulation_dtype
 from .call import Call
 from .divergence import TokenKL, check_reference, run_recompute_kl
 from .linear_head import Head, Tiling
 from .objectives.base import Objective
 from .objectives.batch import SequenceBatch
 from .packing import wide_dtype
-from .planner import HeadProblem, Plan, make_plan
+from .planner import Plan, make_plan
 from .resident import attach_gradients, run_resident
-from .token_logprobs import TokenLogProbs, check_linear, make_transform, run_recompute
+from .token_logprobs import (
+    TokenLogProbs,
+    check_gradient_filter,
+    check_linear,
+    check_main_grad,
+    head_problem,
+    make_transform,
+    run_recompute,
+)
 
 Reference = Tensor | TokenLogProbs | Sequence[Tensor | None] | None
 """``None``; sequence ``[K]`` or token ``[T]`` log-probs; or the reference's ``(hidden, weight[, bias])``."""
@@ -292,6 +300,8 @@ def linear_preference_loss(
     budget_bytes: int | None = None,
     plan: str | None = None,
     backend: str | None = None,
+    gradient_filter: float | None = None,
+    main_grad: Tensor | None = None,
     **data: Any,
 ) -> PreferenceOutput:
     """A preference loss from hidden states and a linear head, without a ``[T, V]`` matrix.
@@ -303,7 +313,7 @@ def linear_preference_loss(
         objective: a name (its hyper-parameters then go into ``data``, for example ``beta=0.1``), a list of names (a mixture, with
             ``loss_weights``), an ``Objective``, or a function ``(policy, reference, **data) -> losses`` of sequence log-probs.
         hidden: ``[T, H]`` rows that predict the completion tokens, packed (see :mod:`fastpref.packing`).
-        weight: ``[V, H]``, dtype and device of ``hidden``.
+        weight: ``[V, H]``, on the device of ``hidden``; dtypes go together as in :func:`fastpref.linear_logprobs`.
         targets: ``[T]`` int64, in ``[0, V)`` or ``ignore_index``.
         cu_seqlens: ``[K+1]`` int32 from 0 to T; pairwise objectives take N chosen, then the N rejected of the same pairs.
         bias: ``[V]`` or ``None``.
@@ -319,6 +329,9 @@ def linear_preference_loss(
         budget_bytes: scratch memory allowed besides inputs and gradients; ``None`` for 64 MiB, or the least that works.
         plan: force ``"D0"`` or ``"D1"``; ``None`` lets :mod:`fastpref.planner` choose.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        gradient_filter: see :func:`fastpref.linear_logprobs`; not for objectives that need the KL over the vocabulary.
+        main_grad: ``[V, H]`` float32 buffer that backward adds dW to, see :func:`fastpref.linear_logprobs`. Plan D1 keeps dW in float32 for
+            it until the upstream gradient is known, which counts against ``budget_bytes``.
         **data: hyper-parameters (with a name) and the tensors that the objective declares; they may require gradients where they are learnt
             (``values``).
 
@@ -346,7 +359,8 @@ def linear_preference_loss(
     require_same("targets", targets, "hidden", hidden, dtype=False)
     check_cu_seqlens(cu_seqlens, hidden.shape[0])
     check_reference_presence(chosen, reference is not None)
-    head_backend = backends.select(backend, hidden.device, operands.hidden.dtype)
+    head_backend = backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
+    threshold, main_grad = check_gradient_filter(gradient_filter), check_main_grad(main_grad, operands.weight)
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
     call = _call(chosen, cu_seqlens, ids != IGNORED, token_weights, given, checked_state(chosen, state))
@@ -359,20 +373,20 @@ def linear_preference_loss(
         raise ValueError(
             f"reference: {chosen.name} needs the distribution over the vocabulary; expected (hidden, weight[, bias]), found log-probs"
         )
+    for name, value in (("gradient_filter", threshold), ("main_grad", main_grad)):
+        if direction is not None and value is not None:
+            raise ValueError(f"{name}: {chosen.name} needs the KL over the vocabulary; expected None, found a value")
     units = _units(call)
     made_plan = make_plan(
-        HeadProblem(
-            rows=_count_active(ids),
-            vocab=weight.shape[0],
-            hidden=hidden.shape[1],
-            itemsize=operands.hidden.element_size(),
+        head_problem(
+            operands,
+            _count_active(ids),
+            threshold,
+            main_grad,
             unit_rows=_unit_rows(call, units),
             coupling=chosen.traits.coupling,
-            gradients=operands.requires_grad,
-            weight_gradient=operands.weight.requires_grad,
             online_reference=online is not None,
             divergence=direction is not None,
-            float16=operands.hidden.dtype == torch.float16,
         ),
         budget_bytes,
         plan,
@@ -389,17 +403,27 @@ def linear_preference_loss(
             if online is not None:
                 with torch.no_grad():
                     known = run_recompute(online, ids, transform, tiling, backend, "reference hidden").logps
-            tokens = run_recompute(operands, ids, transform, tiling, backend, stats=_statistics(chosen))
+            tokens = run_recompute(
+                operands,
+                ids,
+                transform,
+                tiling,
+                backend,
+                stats=_statistics(chosen),
+                gradient_filter=threshold,
+                main_grad=main_grad,
+            )
             policy, sum_sq = tokens.logps, tokens.log_sum_sq_probs
         out = evaluate(chosen, call.batch(policy, known, kl=kl, log_sum_sq_probs=sum_sq), dtype, made_plan)
         return replace(out, losses=out.losses.detach())
 
     head = Head(operands.weight, operands.bias, transform, head_backend)
-    run = run_resident(call, ids, units, head, operands, online, known, made_plan)
+    keeps = main_grad is not None
+    run = run_resident(call, ids, units, head, operands, online, known, made_plan, threshold, keeps)
     out = evaluate(
         chosen, call.batch(run.logps, run.ref_logps, log_sum_sq_probs=run.log_sum_sq_probs), dtype, made_plan
     )
-    loss = attach_gradients(out.loss, run, head, operands, ids, tiling, backend)
+    loss = attach_gradients(out.loss, run, head, operands, ids, tiling, backend, threshold, main_grad)
     return replace(out, loss=loss, losses=out.losses.detach())
 
 

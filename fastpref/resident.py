@@ -19,7 +19,7 @@ from ._checks import may_synchronise, refuse_nan
 from .call import Call
 from .linear_head import Head, Needs, Tiling, WeightGradient, gradients, scratch, statistics
 from .planner import Plan
-from .token_logprobs import LinearInput, active_rows, compact, scatter_rows
+from .token_logprobs import LinearInput, active_rows, compact, linear_gradients, scatter_rows
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def run_resident(
     online: LinearInput | None,
     known: Tensor | None,
     plan: Plan,
+    gradient_filter: float | None = None,
+    keeps_float32: bool = False,
 ) -> ResidentRun:
     """Run the plan.
 
@@ -65,6 +67,8 @@ def run_resident(
         online: the reference's operands, to be run here, or ``None``.
         known: ``[K]`` or ``[T]`` log-probs of a precomputed reference, or ``None``.
         plan: a D1 plan over the units.
+        gradient_filter: see :mod:`fastpref.gradient_filter`.
+        keeps_float32: leave dW in float32, for a ``main_grad``.
     """
     ends = call.cu_seqlens.tolist()
     needs = Needs(
@@ -116,10 +120,24 @@ def run_resident(
             c = _coefficients(part, logps[rows], part_reference, None if sum_sq is None else sum_sq[rows], items)
             coef[rows] = c
             (per_row,) = compact(active, c)
-            part_dx = gradients(part_head, x, t, found.lse, per_row, per_row, tiling, needs, into, resident=arena)
+            if may_synchronise(ids.device) and not bool((per_row != 0).any()):
+                continue
+            part_dx = gradients(
+                part_head,
+                x,
+                t,
+                found.lse,
+                per_row,
+                per_row,
+                tiling,
+                needs,
+                into,
+                resident=arena,
+                gradient_filter=gradient_filter,
+            )
             if dx is not None and part_dx is not None:
                 dx[rows] = scatter_rows(active, part_dx, rows.shape[0])
-    dw, db = into.finish(head)
+    dw, db = into.finish(head, float32=keeps_float32)
     return ResidentRun(logps, ref_logps, sum_sq, [dx, dw, db], lse, coef)
 
 
@@ -145,7 +163,7 @@ def _coefficients(part: Call, logps: Tensor, reference: Tensor | None, sum_sq: T
 class _Attach(torch.autograd.Function):
     """Gives a loss its gradients, which were formed together with it.
 
-    Backward scales them by the upstream gradient and hands them over, without a copy. A second backward (``retain_graph``) finds them gone
+    Backward scales them by the upstream gradient and hands them over, without a copy; dW is added to a ``main_grad`` instead. A second backward (``retain_graph``) finds them gone
     and makes them again by plan D0 from the log-sum-exp and the coefficients. The loss's own graph (to data that are learnt, such as
     values) gets the upstream gradient as it is.
     """
@@ -160,7 +178,7 @@ class _Attach(torch.autograd.Function):
         made: Sequence[Tensor | None],
         again: tuple[Any, ...],
     ) -> Tensor:
-        ids, inv_temperature, lse, coef, *ctx.options = again
+        ids, inv_temperature, lse, coef, ctx.gradient_filter, ctx.main_grad, *ctx.options = again
         ctx.made = list(made)
         ctx.save_for_backward(hidden, weight, bias, ids, inv_temperature, lse, coef)
         return loss.clone()
@@ -175,11 +193,14 @@ class _Attach(torch.autograd.Function):
         if made is None:
             needs = [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[2]]
             scaled = (coef * upstream).to(coef.dtype)
-            redo = torch.ops.fastpref.linear_logprobs_backward
-            grads = redo(hidden, weight, bias, ids, inv_temperature, lse, scaled, scaled, *ctx.options, needs)
-            made = [g if needed else None for g, needed in zip(grads, needs, strict=True)]
-        elif not (may_synchronise(upstream.device) and bool(upstream == 1)):
-            made = [None if g is None else g.mul_(upstream) for g in made]
+            arguments = (hidden, weight, bias, ids, inv_temperature, lse, scaled, scaled, *ctx.options)
+            made = linear_gradients(arguments, needs, ctx.gradient_filter, ctx.main_grad)
+        else:
+            if ctx.main_grad is not None and made[1] is not None:
+                ctx.main_grad.addcmul_(made[1], upstream.to(ctx.main_grad.dtype))
+                made[1] = None
+            if not (may_synchronise(upstream.device) and bool(upstream == 1)):
+                made = [None if g is None else g.mul_(upstream) for g in made]
         return *made, upstream if ctx.needs_input_grad[3] else None, None, None
 
 
@@ -191,6 +212,8 @@ def attach_gradients(
     ids: Tensor,
     tiling: Tiling,
     backend: str | None,
+    gradient_filter: float | None = None,
+    main_grad: Tensor | None = None,
 ) -> Tensor:
     """``loss`` as a differentiable function of the operands, with the gradients of the run; ``tiling`` is for a second backward."""
     t = head.transform
@@ -201,5 +224,5 @@ def attach_gradients(
         operands.bias,
         loss,
         run.gradients,
-        (ids, t.inv_temperature, run.lse, run.coef, *options),
+        (ids, t.inv_temperature, run.lse, run.coef, gradient_filter, main_grad, *options),
     )

@@ -28,6 +28,7 @@ from ._checks import (
 )
 from .backends.base import STATISTICS, LogitTransform, RowState, RowStatistics, accumulation_dtype
 from .errors import require_choice, require_positive
+from .head_gemm import gradient_dtype
 from .linear_head import Head, Needs, Tiling, WeightGradient, gradients, statistics
 from .planner import HeadProblem, plan_recompute
 
@@ -293,6 +294,14 @@ def active_rows(targets: Tensor) -> Tensor | None:
     return None if bool(active.all()) else active.nonzero().squeeze(1)
 
 
+def contributing_rows(targets: Tensor, *coefs: Tensor) -> Tensor | None:
+    """:func:`active_rows` without those whose coefficients are all exactly 0: they have no gradient. NaN is not 0."""
+    if targets.device.type != "cpu":
+        return None
+    counts = (targets >= 0) & (torch.stack(coefs) != 0).any(0)
+    return None if bool(counts.all()) else counts.nonzero().squeeze(1)
+
+
 def compact(active: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The active rows of each tensor, contiguous."""
     if active is None:
@@ -313,16 +322,21 @@ def pack_gradients(
     """``(dX [T, H], dW, db)`` as an operator returns them: dX for all rows, a tensor of no elements for what is not needed."""
     dw, db = into.finish(head)
     full = None if dx is None else scatter_rows(active, dx, hidden.shape[0])
-    x, w, b = (hidden.new_empty(0) if grad is None else grad for grad in (full, dw, db))
+    parameters = (hidden, head.weight, head.weight if head.bias is None else head.bias)
+    found = zip((full, dw, db), parameters, strict=True)
+    x, w, b = (like.new_empty(0) if grad is None else grad for grad, like in found)
     return x, w, b
 
 
-def fake_gradients(hidden: Tensor, weight: Tensor, needs: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
+def fake_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`pack_gradients` for fake tensors."""
+    like = weight if bias is None else bias
     return (
         hidden.new_empty(hidden.shape if needs[0] else (0,)),
         weight.new_empty(weight.shape if needs[1] else (0,)),
-        weight.new_empty(weight.shape[:1] if needs[2] else (0,)),
+        like.new_empty(weight.shape[:1] if needs[2] else (0,)),
     )
 
 
@@ -350,10 +364,13 @@ def _linear_logprobs(
     row_block: int,
     backend: str,
     stats: str = "",
+    gradient_filter: float | None = None,
+    main_grad: Tensor | None = None,
 ) -> Outputs:
+    # gradient_filter and main_grad are for the backward; the forward has no use for them.
     active = active_rows(targets)
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature).rows(active)
-    head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
+    head = Head(weight, bias, transform, backends.select(backend, hidden.device, accumulation_dtype(hidden.dtype)))
     x, t = compact(active, hidden, targets)
     with torch.autocast(hidden.device.type, enabled=False):
         found = statistics(head, x, t, Tiling(vocab_chunk, row_block), stats=stats.split(","))
@@ -363,6 +380,30 @@ def _linear_logprobs(
 @_linear_logprobs.register_fake
 def _(hidden: Tensor, *args: Any) -> Outputs:
     return _fake_outputs(hidden, args[10] if len(args) > 10 else "")
+
+
+def _linear_backward(
+    operands: tuple[Tensor, Tensor, Tensor | None],
+    targets: Tensor,
+    lse: Tensor,
+    coefs: tuple[Tensor, Tensor],
+    transform: LogitTransform,
+    tiling: Tiling,
+    backend: str,
+    needs: Sequence[bool],
+    gradient_filter: float | None,
+    main_grad: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(dX, dW, db)`` as :func:`pack_gradients` gives them; dW is added to ``main_grad`` where that is given."""
+    hidden, weight, bias = operands
+    active, wanted = contributing_rows(targets, *coefs), Needs(*needs)
+    chosen = backends.select(backend, hidden.device, accumulation_dtype(hidden.dtype))
+    head = Head(weight, bias, transform.rows(active), chosen)
+    x, t, lse, a, b = compact(active, hidden, targets, lse, *coefs)
+    into = WeightGradient.start(head, wanted, main_grad=main_grad)
+    with torch.autocast(hidden.device.type, enabled=False):
+        dx = gradients(head, x, t, lse, a, b, tiling, wanted, into, gradient_filter=gradient_filter)
+    return pack_gradients(head, hidden, active, dx, into)
 
 
 @torch.library.custom_op("fastpref::linear_logprobs_backward", mutates_args=())
@@ -382,37 +423,79 @@ def _linear_logprobs_backward(
     row_block: int,
     backend: str,
     needs: Sequence[bool],
+    gradient_filter: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    active = active_rows(targets)
-    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature).rows(active)
-    head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
-    wanted = Needs(*needs)
-    x, t, lse, a, b = compact(active, hidden, targets, lse, onehot_coef, softmax_coef)
-    into = WeightGradient.start(head, wanted)
-    with torch.autocast(hidden.device.type, enabled=False):
-        dx = gradients(head, x, t, lse, a, b, Tiling(vocab_chunk, row_block), wanted, into)
-    return pack_gradients(head, hidden, active, dx, into)
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
+    tiling, operands, coefs = Tiling(vocab_chunk, row_block), (hidden, weight, bias), (onehot_coef, softmax_coef)
+    return _linear_backward(operands, targets, lse, coefs, transform, tiling, backend, needs, gradient_filter, None)
 
 
 @_linear_logprobs_backward.register_fake
-def _(hidden: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, args[-1])
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return fake_gradients(hidden, weight, bias, args[10])
+
+
+@torch.library.custom_op("fastpref::linear_logprobs_backward_into", mutates_args=("main_grad",))
+def _linear_logprobs_backward_into(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    inv_temperature: Tensor | None,
+    lse: Tensor,
+    onehot_coef: Tensor,
+    softmax_coef: Tensor,
+    logit_scale: float,
+    softcap: float | None,
+    temperature: float,
+    vocab_chunk: int,
+    row_block: int,
+    backend: str,
+    needs: Sequence[bool],
+    main_grad: Tensor,
+    gradient_filter: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
+    tiling, operands, coefs = Tiling(vocab_chunk, row_block), (hidden, weight, bias), (onehot_coef, softmax_coef)
+    return _linear_backward(
+        operands, targets, lse, coefs, transform, tiling, backend, needs, gradient_filter, main_grad
+    )
+
+
+@_linear_logprobs_backward_into.register_fake
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return fake_gradients(hidden, weight, bias, (args[11][0], False, args[11][2]))
 
 
 def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    *ctx.options, _ = inputs[5:]
+    *ctx.options, _, ctx.gradient_filter, ctx.main_grad = inputs[5:]
+    # main_grad is not saved for backward: other calls add to it in between, which a saved tensor's version check would refuse.
     _save(ctx, inputs[:5], output)
+
+
+def linear_gradients(
+    arguments: Sequence[Any], needs: Sequence[bool], gradient_filter: float | None, main_grad: Tensor | None
+) -> list[Tensor | None]:
+    """The gradients of hidden, weight and bias as autograd wants them, by the operator that fits; ``arguments`` are its first fourteen."""
+    if main_grad is None or not needs[1]:
+        found = _linear_logprobs_backward(*arguments, needs, gradient_filter)
+        return list(only_needed(found, needs))
+    found = _linear_logprobs_backward_into(*arguments, needs, main_grad, gradient_filter)
+    return list(only_needed(found, (needs[0], False, needs[2])))
 
 
 def _linear_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> tuple[Any, ...]:
     hidden, weight, bias, targets, inv_temperature, lse = ctx.saved_tensors
     a, b = _coefficients(grad_logps, grad_lse)
     needs = linear_needs(ctx, bias)
-    grads = _linear_logprobs_backward(hidden, weight, bias, targets, inv_temperature, lse, a, b, *ctx.options, needs)
-    return *only_needed(grads, needs), *([None] * 9)
+    arguments = (hidden, weight, bias, targets, inv_temperature, lse, a, b, *ctx.options)
+    return *linear_gradients(arguments, needs, ctx.gradient_filter, ctx.main_grad), *([None] * 11)
 
 
 _linear_logprobs.register_autograd(_linear_grad, setup_context=_linear_setup)
+
+
+OPERAND_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -432,7 +515,7 @@ class LinearInput:
 
 
 def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, prefix: str = "") -> LinearInput:
-    """Types, shapes ``[T, H]``, ``[V, H]``, ``[V]``, one device and one dtype (autocast's where autocast is on)."""
+    """Types, shapes ``[T, H]``, ``[V, H]``, ``[V]``, one device, and dtypes that go together (autocast's where autocast is on)."""
     names = [f"{prefix}{n}" for n in ("hidden", "weight", "bias")]
     refuse_forward_mode(hidden, weight, bias)
     for name, tensor in zip(names, (hidden, weight, bias), strict=True):
@@ -448,10 +531,68 @@ def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, prefix: st
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    require_same(names[1], weight, names[0], hidden)
-    if bias is not None:
-        require_same(names[2], bias, names[0], hidden)
+    for name, tensor in zip(names, (hidden, weight, bias), strict=True):
+        if tensor is None:
+            continue
+        if tensor.dtype not in OPERAND_DTYPES:
+            raise TypeError(f"{name}: expected float32, bfloat16, float16 or float64, found {tensor.dtype}")
+        require_same(name, tensor, names[0], hidden, dtype=False)
+        require_same_accumulation(name, tensor, names[0], hidden)
     return LinearInput(hidden, row_contiguous(weight), bias)
+
+
+def require_same_accumulation(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """float64 goes with float64 only; the other dtypes with each other."""
+    if accumulation_dtype(tensor.dtype) != accumulation_dtype(other.dtype):
+        wanted = "torch.float64" if other.dtype == torch.float64 else "float32, bfloat16 or float16"
+        raise TypeError(f"{name}: expected dtype {wanted} to go with {other_name}, found {tensor.dtype}")
+
+
+def check_gradient_filter(threshold: float | None) -> float | None:
+    """A threshold in (0, 1), or ``None``."""
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(f"gradient_filter: expected a number or None, found {threshold!r}")
+    if not 0 < threshold < 1:
+        raise ValueError(f"gradient_filter: expected a probability above 0 and below 1, found {threshold!r}")
+    return float(threshold)
+
+
+def check_main_grad(main_grad: Tensor | None, weight: Tensor) -> Tensor | None:
+    """A buffer for dW: ``[V, H]`` float32 (float64 for a float64 weight) on the device of the weight, which requires grad."""
+    if main_grad is None:
+        return None
+    require_shape("main_grad", require_tensor("main_grad", main_grad), tuple(weight.shape))
+    require_same("main_grad", main_grad, "weight", weight, dtype=False)
+    if main_grad.dtype != (wanted := accumulation_dtype(weight.dtype)):
+        raise TypeError(f"main_grad: expected dtype {wanted}, found {main_grad.dtype}")
+    if main_grad.requires_grad:
+        raise ValueError("main_grad: expected a buffer that does not require grad, found one that does")
+    if torch.is_grad_enabled() and not weight.requires_grad:
+        raise ValueError("main_grad: expected a weight that requires grad, found a frozen one: there is no dW to add")
+    return main_grad
+
+
+def head_problem(
+    operands: LinearInput, rows: int, gradient_filter: float | None, main_grad: Tensor | None, **traits: Any
+) -> HeadProblem:
+    """What the planner needs to know of these operands, of which ``rows`` reach the head, and of the ``traits`` of the objective."""
+    hidden, weight = operands.hidden, operands.weight
+    return HeadProblem(
+        rows=rows,
+        vocab=weight.shape[0],
+        hidden=hidden.shape[1],
+        itemsize=hidden.element_size(),
+        gradients=operands.requires_grad,
+        weight_gradient=weight.requires_grad,
+        float16=gradient_dtype(hidden, weight) == torch.float16,
+        weight_itemsize=weight.element_size(),
+        mixed=hidden.dtype != weight.dtype,
+        main_grad=main_grad is not None,
+        gradient_filter=gradient_filter is not None,
+        **traits,
+    )
 
 
 def linear_logprobs(
@@ -467,15 +608,20 @@ def linear_logprobs(
     stats: Sequence[str] = (),
     budget_bytes: int | None = None,
     backend: str | None = None,
+    gradient_filter: float | None = None,
+    main_grad: Tensor | None = None,
 ) -> TokenLogProbs:
     """``log softmax(z(hidden @ weight.T + bias))[target]`` of every row without a ``[T, V]`` matrix, with gradients to all three.
 
     Logits are made by vocabulary chunks and made again in backward (plan D0: 8THV FLOPs). ``z`` as in :func:`logprobs`. Ignored rows
     never reach the head on the CPU (elsewhere: pack them away with :mod:`fastpref.packing`). Autocast is honoured.
 
+    float32, bfloat16 and float16 go together in any combination (float64 with float64). Logits are float32 and never rounded to 16 bits.
+    Each gradient has the dtype of its tensor.
+
     Args:
         hidden: ``[T, H]``.
-        weight: ``[V, H]``, dtype and device of ``hidden``.
+        weight: ``[V, H]``, on the device of ``hidden``.
         targets: ``[T]`` int64, in ``[0, V)`` or ``ignore_index``.
         bias: ``[V]`` or ``None``.
         ignore_index: rows with this target give 0 and no gradient.
@@ -486,6 +632,14 @@ def linear_logprobs(
         stats: statistics wanted beside ``logps`` and ``lse``, as for :func:`logprobs`.
         budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        gradient_filter: leave vocabulary blocks out of the gradients' GEMMs in which no softmax of 128 rows reaches this probability and
+            that hold none of their targets (arXiv 2411.09009, which takes ``2 ** -12`` for bfloat16). ``None``: the exact gradients. What
+            is left out of a logit's gradient is below the threshold times its row's coefficient. With ``2 ** -12`` and V=32768 dX and dW
+            have a relative error of 1e-3 to 3e-3 where the softmax is peaked (3 % of the work is left) and up to 6e-3 where it is flat
+            (39 % is left, or all), and more where rows are so sure of their targets that the gradient itself vanishes;
+            ``bench/gradient_filter.py``.
+        main_grad: ``[V, H]`` float32 buffer that backward adds dW to, in float32 (Megatron's name); ``weight.grad`` then gets nothing
+            from this call. The weight has to require grad. float64 for a float64 weight.
 
     Returns:
         ``TokenLogProbs``, every field ``[T]``.
@@ -505,19 +659,16 @@ def linear_logprobs(
     require_shape("targets", targets, (hidden.shape[0],))
     require_same("targets", targets, "hidden", hidden, dtype=False)
     check_stats(stats)
-    backends.select(backend, hidden.device, operands.hidden.dtype)
+    backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
-    problem = HeadProblem(
-        rows=hidden.shape[0],
-        vocab=weight.shape[0],
-        hidden=hidden.shape[1],
-        itemsize=operands.hidden.element_size(),
-        gradients=operands.requires_grad,
-        weight_gradient=operands.weight.requires_grad,
-    )
+    threshold, main_grad = check_gradient_filter(gradient_filter), check_main_grad(main_grad, operands.weight)
+    problem = head_problem(operands, hidden.shape[0], threshold, main_grad)
     plan = plan_recompute(problem, budget_bytes)
-    return run_recompute(operands, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), backend, stats=stats)
+    tiling = Tiling(plan.vocab_chunk, plan.row_block)
+    return run_recompute(
+        operands, ids, transform, tiling, backend, stats=stats, gradient_filter=threshold, main_grad=main_grad
+    )
 
 
 def run_recompute(
@@ -528,6 +679,8 @@ def run_recompute(
     backend: str | None,
     source: str = "hidden",
     stats: Sequence[str] = (),
+    gradient_filter: float | None = None,
+    main_grad: Tensor | None = None,
 ) -> TokenLogProbs:
     """Plan D0 on validated operands and normalised targets."""
     asked = check_stats(stats)
@@ -544,6 +697,8 @@ def run_recompute(
         tiling.row_block,
         backend or "auto",
         asked,
+        gradient_filter,
+        main_grad,
     )
     refuse_nan(outputs[0], ids, source)
     return _unpack(outputs, asked, ids.shape)

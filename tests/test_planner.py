@@ -57,9 +57,9 @@ def test_a_16_bit_head_sums_few_groups_directly_and_many_in_float32():
     few = make_plan(problem(itemsize=2), design="D1")
     assert not few.float32_weight_gradient
     large = problem(itemsize=2, rows=16384, unit_rows=(256,) * 64)
-    many = make_plan(large, 160 << 20, design="D1")
+    many = make_plan(large, 176 << 20, design="D1")
     assert many.float32_weight_gradient
-    assert many.scratch_bytes <= 160 << 20
+    assert many.scratch_bytes <= 176 << 20
     # Where the accumulator does not fit, D0 writes dW once.
     assert make_plan(large, 100 << 20).design == "D0"
 
