@@ -432,7 +432,7 @@ def _linear_logprobs_backward(
 
 @_linear_logprobs_backward.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, bias, args[10])
+    return fake_gradients(hidden, weight, bias, args[11])
 
 
 @torch.library.custom_op("fastpref::linear_logprobs_backward_into", mutates_args=("main_grad",))
