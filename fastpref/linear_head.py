@@ -1,10 +1,10 @@
 """The vocabulary loop: stages 1 and 3 over ``logits = hidden @ weight.T + bias`` without a ``[T, V]`` matrix.
 
 Written once above every backend. The forward walks vocabulary chunks and folds each into the rows' running statistics; the backward
-walks the same chunks, recomputes their logits (D0) or finds them resident (D1), turns them into gradients in place, and feeds two
-GEMMs: ``dW[chunk]`` over all of T, written once, and ``dX``, accumulated in float32. A resident buffer is laid out chunk by chunk so
-that both designs, and the policy and the reference, run the very same GEMMs on the same shapes: where policy and reference hold the
-same numbers their log-probs are the same bits.
+walks the same chunks, recomputes their logits or finds them kept (D1, D2; some of the rows: D3), turns them into gradients, and feeds two
+GEMMs: ``dW[chunk]`` over all of T, written once, and ``dX``, accumulated in float32. What is kept is laid out chunk by chunk, and a
+policy and a reference with a head of its own run the very same GEMMs on the same shapes: where both hold the same numbers their
+log-probs are the same bits.
 
 A divergence between two heads runs the same loops: both heads' chunks of the same columns, side by side.
 
@@ -14,7 +14,8 @@ Nothing here knows a loss: a gradient takes two or three coefficients per row (s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,10 +48,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Vocabulary columns and rows per GEMM."""
+    """Vocabulary columns and rows per GEMM; in a forward sweep no GEMM takes both rows before row ``boundary`` and others."""
 
     vocab_chunk: int
     row_block: int
+    boundary: int = 0
 
     def columns(self, vocab: int) -> Iterator[tuple[int, int]]:
         """``(first, last + 1)`` of each vocabulary chunk."""
@@ -61,6 +63,13 @@ class Tiling:
         """The rows of each block."""
         for start in range(0, rows, self.row_block):
             yield slice(start, min(start + self.row_block, rows))
+
+    def sweep_blocks(self, rows: int) -> Iterator[slice]:
+        """The rows of each block of a forward sweep."""
+        kept = min(self.boundary, rows)
+        yield from self.blocks(kept)
+        for block in self.blocks(rows - kept):
+            yield slice(kept + block.start, kept + block.stop)
 
 
 @dataclass
@@ -91,24 +100,49 @@ def shaped(buffer: Tensor, rows: int, columns: int, offset: int = 0) -> Tensor:
     return buffer[offset : offset + rows * columns].view(rows, columns)
 
 
-def sweep(
-    head: Head, hidden: Tensor, tiling: Tiling, resident: Tensor | None = None
-) -> Iterator[tuple[int, slice, Tensor]]:
-    """``(first column, rows, logits [rows, columns])`` of every vocabulary chunk and row block, in the order of the gradients' loop.
+def kept_buffer(head: Head, hidden: Tensor, rows: int) -> Tensor:
+    """An uninitialised buffer for what is kept of the logits of ``rows`` rows. Only this module knows what it holds."""
+    return scratch(hidden, rows * head.vocab)
 
-    Without ``resident``, a flat buffer of ``T * V`` elements that keeps every chunk, the logits are valid until the next step.
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of the logits of the first ``rows`` rows of a sweep: here the logits themselves, chunk by chunk.
+
+    Attributes:
+        buffer: from :func:`kept_buffer`, for at least ``rows`` rows.
+        rows: how many.
+        once: the gradients may overwrite it.
+    """
+
+    buffer: Tensor
+    rows: int
+    once: bool = False
+
+    def count(self, block: slice) -> int:
+        """How many of the block's rows are kept: its first ones."""
+        return min(max(self.rows - block.start, 0), block.stop - block.start)
+
+    def chunk(self, columns: tuple[int, int], block: slice) -> Tensor:
+        """``[rows, columns]`` of those of the block's rows that are kept."""
+        width = columns[1] - columns[0]
+        return shaped(self.buffer, self.count(block), width, self.rows * columns[0] + block.start * width)
+
+
+def sweep(head: Head, hidden: Tensor, tiling: Tiling, kept: Kept | None = None) -> Iterator[tuple[int, slice, Tensor]]:
+    """``(first column, rows, logits [rows, columns])`` of every vocabulary chunk and row block.
+
+    The logits that go to ``kept`` stay; all others are valid until the next step. ``tiling.boundary`` is the number of kept rows.
     """
     rows = hidden.shape[0]
-    buffer = (
-        scratch(hidden, min(rows, tiling.row_block) * min(head.vocab, tiling.vocab_chunk))
-        if resident is None
-        else resident
-    )
+    others = rows if kept is None else rows - kept.rows
+    buffer = scratch(hidden, min(others, tiling.row_block) * min(head.vocab, tiling.vocab_chunk))
     for first, last in tiling.columns(head.vocab):
-        for block in tiling.blocks(rows):
+        for block in tiling.sweep_blocks(rows):
             x = hidden[block]
-            offset = 0 if resident is None else rows * first
-            yield first, block, chunk_logits(head, x, (first, last), shaped(buffer, x.shape[0], last - first, offset))
+            stays = kept is not None and block.start < kept.rows
+            out = kept.chunk((first, last), block) if kept and stays else shaped(buffer, x.shape[0], last - first)
+            yield first, block, chunk_logits(head, x, (first, last), out)
 
 
 def statistics(
@@ -116,7 +150,7 @@ def statistics(
     hidden: Tensor,
     targets: Tensor,
     tiling: Tiling,
-    resident: Tensor | None = None,
+    kept: Kept | None = None,
     stats: Sequence[str] = (),
 ) -> RowStatistics:
     """The statistics of every row, each ``[T]``; 0 on ignored rows.
@@ -125,15 +159,42 @@ def statistics(
         head: the head.
         hidden: ``[T, H]``, contiguous.
         targets: ``[T]`` normalised.
-        tiling: chunk sizes; with ``resident``, ``row_block >= T``.
-        resident: a flat buffer of ``T * V`` elements that keeps the logits, chunk by chunk; ``None`` to keep nothing.
+        tiling: chunk sizes; its ``boundary`` is the number of kept rows.
+        kept: gets the logits of its rows; ``None`` to keep nothing.
         stats: what is wanted beside ``logps`` and ``lse``, some of ``STATISTICS``; it comes from the same sweep.
     """
     rows = hidden.shape[0]
     state = RowState.start(rows, hidden.device, accumulation_dtype(hidden.dtype), stats)
-    for first, block, logits in sweep(head, hidden, tiling, resident):
+    for first, block, logits in sweep(head, hidden, tiling, kept):
         head.backend.row_stats(logits, targets[block], state.rows(block), col0=first, transform=head.transform)
     return state.statistics(targets, head.vocab)
+
+
+def stacked_statistics(
+    head: Head,
+    hidden: Tensor,
+    ref_hidden: Tensor,
+    targets: Tensor,
+    tiling: Tiling,
+    kept: Kept | None = None,
+    stats: Sequence[str] = (),
+) -> tuple[RowStatistics, Tensor]:
+    """:func:`statistics` of the policy, and the reference's log-probs ``[T]``, in one sweep over the rows of both.
+
+    Args:
+        head: the head that both have.
+        hidden: ``[T, H]`` of the policy.
+        ref_hidden: ``[T, H]`` of the reference.
+        targets: ``[T]`` normalised, of both.
+        tiling: chunk sizes over the 2T rows.
+        kept: gets logits of the policy only.
+        stats: what is wanted of the policy.
+    """
+    rows = hidden.shape[0]
+    both = statistics(head, torch.cat([hidden, ref_hidden]), torch.cat([targets, targets]), tiling, kept, stats)
+    given = ((field.name, getattr(both, field.name)) for field in fields(both))
+    values: dict[str, Any] = {name: None if value is None else value[:rows].clone() for name, value in given}
+    return RowStatistics(**values), both.logps[rows:].clone()
 
 
 def divergence(
@@ -196,6 +257,29 @@ class WeightGradient:
         bias = torch.zeros(head.vocab, dtype=accumulate, device=head.weight.device) if needs.bias else None
         return cls(weight, bias)
 
+    def restart(self) -> None:
+        """Forget the sums."""
+        self.started = False
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply the sums by a scalar."""
+        for value in (self.weight if self.started else None, self.bias):
+            if value is not None:
+                value.mul_(factor)
+
+    def add(self, other: WeightGradient, factor: Tensor) -> None:
+        """Add those of another, times a scalar."""
+        if self.bias is not None and other.bias is not None:
+            self.bias.addcmul_(other.bias, factor.to(self.bias.dtype))
+        if self.weight is not None and other.weight is not None and other.started:
+            if self.started:
+                self.weight.addcmul_(other.weight, factor.to(self.weight.dtype))
+            else:
+                torch.mul(other.weight, factor.to(self.weight.dtype), out=self.weight)
+        self.started = self.started or other.started
+
     def finish(self, head: Head) -> tuple[Tensor | None, Tensor | None]:
         """``(dW, db)`` in the parameter's dtype; zeros where no row was seen."""
         if self.weight is not None and not self.started:
@@ -215,7 +299,8 @@ def gradients(
     tiling: Tiling,
     needs: Needs,
     into: WeightGradient,
-    resident: Tensor | None = None,
+    kept: Kept | None = None,
+    rounded: bool = True,
 ) -> Tensor | None:
     """dX ``[T, H]`` in the dtype of ``hidden`` (``None`` if not needed); dW and db are added to ``into``.
 
@@ -226,20 +311,28 @@ def gradients(
         lse: ``[T]`` from :func:`statistics`.
         onehot_coef: ``[T]``, see ``Backend.row_grad``.
         softmax_coef: ``[T]``.
-        tiling: chunk sizes; with ``resident``, ``row_block >= T``.
+        tiling: chunk sizes.
         needs: which gradients are wanted.
         into: the sums of dW and db.
-        resident: the logits that :func:`statistics` kept; overwritten with their gradients.
+        kept: what :func:`statistics` kept of the first rows; the logits of the others are made again. With ``kept.once`` all rows must be kept.
+        rounded: ``False`` leaves dX in the accumulation dtype.
     """
     coefs, scale = scaled_coefficients(hidden, onehot_coef, softmax_coef)
 
     def differentiate(logits: Tensor, columns: tuple[int, int], block: slice) -> None:
-        a, b = (coef[block] for coef in coefs)
-        head.backend.row_grad(
-            logits, targets[block], lse[block], a, b, logits, col0=columns[0], transform=head.transform
-        )
+        sources = [] if kept is None else [kept.chunk(columns, block)]
+        sources.append(logits[sum(source.shape[0] for source in sources) :])
+        first = 0
+        for source in sources:
+            rows = slice(block.start + first, block.start + first + source.shape[0])
+            out = logits[first : first + source.shape[0]]
+            first += source.shape[0]
+            a, b = (coef[rows] for coef in coefs)
+            head.backend.row_grad(
+                source, targets[rows], lse[rows], a, b, out, col0=columns[0], transform=head.transform
+            )
 
-    return backpropagate(head, hidden, differentiate, tiling, needs, into, scale, resident)
+    return backpropagate(head, hidden, differentiate, tiling, needs, into, scale, kept, rounded)
 
 
 def divergence_gradients(
@@ -304,11 +397,13 @@ def backpropagate(
     needs: Needs,
     into: WeightGradient,
     scale: Tensor | None,
-    resident: Tensor | None = None,
+    kept: Kept | None = None,
+    rounded: bool = True,
 ) -> Tensor | None:
     """dX ``[T, H]`` (``None`` if not needed) from the gradients of the logits; dW and db are added to ``into``.
 
     ``differentiate(logits, columns, block)`` overwrites one chunk of logits with its gradient, divided by ``scale`` where that is given.
+    It finds the logits of those rows of the block that are in ``kept`` there, unless they are the chunk itself (``kept.once``).
     """
     rows = hidden.shape[0]
     if rows == 0:
@@ -319,7 +414,8 @@ def backpropagate(
     part = torch.empty_like(hidden[: min(rows, tiling.row_block)]) if needs.hidden and not same_dtype else None
     split = rows > tiling.row_block
     chunk = min(head.vocab, tiling.vocab_chunk)
-    buffer = scratch(hidden, min(rows, tiling.row_block) * chunk) if resident is None else resident
+    in_place = kept is not None and kept.once
+    buffer = scratch(hidden, 0 if in_place else min(rows, tiling.row_block) * chunk)
     dw_chunk = (
         torch.empty(chunk, hidden.shape[1], dtype=accumulate, device=hidden.device)
         if into.weight is not None and into.weight.dtype != accumulate and split
@@ -329,9 +425,13 @@ def backpropagate(
         dw = None if into.weight is None else into.weight[first:last]
         for block in tiling.blocks(rows):
             x = hidden[block]
-            d = shaped(buffer, x.shape[0], last - first, 0 if resident is None else rows * first)
-            if resident is None:
-                chunk_logits(head, x, (first, last), d)
+            known = 0 if kept is None else kept.count(block)
+            if kept is not None and in_place:
+                d = kept.chunk((first, last), block)
+            else:
+                d = shaped(buffer, x.shape[0], last - first)
+            if known < x.shape[0]:
+                chunk_logits(head, x[known:], (first, last), d[known:])
             differentiate(d, (first, last), block)
             if dx is not None:
                 if part is None:
@@ -357,7 +457,7 @@ def backpropagate(
         return None
     if scale is not None:
         dx *= scale
-    return dx.to(hidden.dtype)
+    return dx.to(hidden.dtype) if rounded else dx
 
 
 def add_product(out: Tensor, d: Tensor, x: Tensor, *, fresh: bool, scale: Tensor | None = None) -> None:

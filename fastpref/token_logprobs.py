@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from . import backends
 from ._checks import (
+    is_traced,
     normalise_targets,
     refuse_forward_mode,
     refuse_nan,
@@ -25,10 +26,20 @@ from ._checks import (
     require_tensor,
     row_contiguous,
 )
-from .backends.base import STATISTICS, LogitTransform, RowState, RowStatistics, accumulation_dtype
+from .backends.base import IGNORED, STATISTICS, LogitTransform, RowState, RowStatistics, accumulation_dtype
 from .errors import require_choice, require_positive
-from .linear_head import Head, Needs, Tiling, WeightGradient, gradients, statistics
-from .planner import HeadProblem, plan_recompute
+from .linear_head import (
+    Head,
+    Kept,
+    Needs,
+    Tiling,
+    WeightGradient,
+    gradients,
+    kept_buffer,
+    stacked_statistics,
+    statistics,
+)
+from .planner import HeadProblem, Plan, make_plan
 
 
 @dataclass(frozen=True)
@@ -309,6 +320,10 @@ def only_needed(grads: Sequence[Tensor], needs: Sequence[bool]) -> Iterator[Tens
     return (grad if needed else None for grad, needed in zip(grads, needs, strict=True))
 
 
+LinearOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+""":data:`Outputs`, the log-probs of a reference that shares the head, and what is kept for backward (of no elements where there is none)."""
+
+
 @torch.library.custom_op("fastpref::linear_logprobs", mutates_args=())
 def _linear_logprobs(
     hidden: Tensor,
@@ -322,19 +337,35 @@ def _linear_logprobs(
     row_block: int,
     backend: str,
     stats: str = "",
-) -> Outputs:
+    ref_hidden: Tensor | None = None,
+    boundary: int = 0,
+    keep: bool = False,
+) -> LinearOutputs:
     transform = LogitTransform(logit_scale, softcap, temperature)
     head = Head(weight, bias, transform, backends.select(backend, hidden.device, hidden.dtype))
-    active = active_rows(targets)
+    active, rows, tiling = active_rows(targets), hidden.shape[0], Tiling(vocab_chunk, row_block, boundary)
     x, t = compact(active, hidden, targets)
+    buffer = kept_buffer(head, x, boundary if keep else 0)
+    kept = Kept(buffer, min(boundary, t.shape[0])) if keep else None
     with torch.autocast(hidden.device.type, enabled=False):
-        found = statistics(head, x, t, Tiling(vocab_chunk, row_block), stats=stats.split(","))
-    return _pack(found, active, hidden.shape[0])
+        if ref_hidden is None:
+            found, ref_logps = statistics(head, x, t, tiling, kept, stats.split(",")), x.new_empty(0)
+        else:
+            (y,) = compact(active, ref_hidden)
+            found, ref_logps = stacked_statistics(head, x, y, t, tiling, kept, stats.split(","))
+            ref_logps = scatter_rows(active, ref_logps, rows)
+    return *_pack(found, active, rows), ref_logps, buffer
 
 
 @_linear_logprobs.register_fake
-def _(hidden: Tensor, *args: Any) -> Outputs:
-    return _fake_outputs(hidden, args[9] if len(args) > 9 else "")
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> LinearOutputs:
+    optional: list[Any] = ["", None, 0, False]
+    optional[: len(args[7:])] = args[7:]
+    stats, ref_hidden, boundary, keep = optional
+    head = Head(weight, bias, LogitTransform(), backends.select(args[6], hidden.device, hidden.dtype))
+    outputs = _fake_outputs(hidden, stats)
+    ref_logps = hidden.new_empty(0) if ref_hidden is None else torch.empty_like(outputs[0])
+    return *outputs, ref_logps, kept_buffer(head, hidden, boundary if keep else 0)
 
 
 @torch.library.custom_op("fastpref::linear_logprobs_backward", mutates_args=())
@@ -352,6 +383,8 @@ def _linear_logprobs_backward(
     vocab_chunk: int,
     row_block: int,
     backend: str,
+    kept: Tensor | None,
+    kept_rows: int,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     transform = LogitTransform(logit_scale, softcap, temperature)
@@ -360,8 +393,9 @@ def _linear_logprobs_backward(
     active = active_rows(targets)
     x, t, lse, a, b = compact(active, hidden, targets, lse, onehot_coef, softmax_coef)
     into = WeightGradient.start(head, wanted)
+    held = None if kept is None else Kept(kept, min(kept_rows, t.shape[0]))
     with torch.autocast(hidden.device.type, enabled=False):
-        dx = gradients(head, x, t, lse, a, b, Tiling(vocab_chunk, row_block), wanted, into)
+        dx = gradients(head, x, t, lse, a, b, Tiling(vocab_chunk, row_block), wanted, into, held)
     return pack_gradients(head, hidden, active, dx, into)
 
 
@@ -370,17 +404,21 @@ def _(hidden: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tenso
     return fake_gradients(hidden, weight, args[-1])
 
 
-def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    *ctx.options, _ = inputs[4:]
-    _save(ctx, inputs[:4], output)
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: LinearOutputs) -> None:
+    ctx.options, (ctx.kept_rows, keep) = inputs[4:10], inputs[12:]
+    ctx.set_materialize_grads(False)  # autograd would make zeros of the size of what is kept
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*inputs[:4], output[1], output[-1] if keep else None)
 
 
-def _linear_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> tuple[Any, ...]:
-    hidden, weight, bias, targets, lse = ctx.saved_tensors
-    a, b = _coefficients(grad_logps, grad_lse)
+def _linear_grad(ctx: Any, grad_logps: Tensor | None, grad_lse: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    hidden, weight, bias, targets, lse, kept = ctx.saved_tensors
+    a, b = _coefficients(*(torch.zeros_like(lse) if g is None else g for g in (grad_logps, grad_lse)))
     needs = linear_needs(ctx, bias)
-    grads = _linear_logprobs_backward(hidden, weight, bias, targets, lse, a, b, *ctx.options, needs)
-    return *only_needed(grads, needs), *([None] * 8)
+    grads = _linear_logprobs_backward(
+        hidden, weight, bias, targets, lse, a, b, *ctx.options, kept, ctx.kept_rows, needs
+    )
+    return *only_needed(grads, needs), *([None] * 11)
 
 
 _linear_logprobs.register_autograd(_linear_grad, setup_context=_linear_setup)
@@ -425,7 +463,15 @@ def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, prefix: st
     return LinearInput(hidden, row_contiguous(weight), bias)
 
 
+@overload
 def linear_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, explain: Literal[True], **options: Any
+) -> Plan: ...
+@overload
+def linear_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, explain: Literal[False] = False, **options: Any
+) -> TokenLogProbs: ...
+def linear_logprobs(  # type: ignore[misc]  # the options are written out once, here
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -437,12 +483,15 @@ def linear_logprobs(
     logit_scale: float = 1.0,
     stats: Sequence[str] = (),
     budget_bytes: int | None = None,
+    plan: str | None = None,
     backend: str | None = None,
-) -> TokenLogProbs:
+    explain: bool = False,
+) -> TokenLogProbs | Plan:
     """``log softmax(z(hidden @ weight.T + bias))[target]`` of every row without a ``[T, V]`` matrix, with gradients to all three.
 
-    Logits are made by vocabulary chunks and made again in backward (plan D0: 8THV FLOPs). ``z`` as in :func:`logprobs`. Ignored rows
-    never reach the head on the CPU (elsewhere: pack them away with :mod:`fastpref.packing`). Autocast is honoured.
+    Logits are made by vocabulary chunks and made again in backward (plan D0: 8THV FLOPs), but for those of as many rows as the budget
+    keeps from the forward call to backward (plan D3: down to 6THV). ``z`` as in :func:`logprobs`. Ignored rows never reach the head on
+    the CPU (elsewhere: pack them away with :mod:`fastpref.packing`). Autocast is honoured.
 
     Args:
         hidden: ``[T, H]``.
@@ -454,15 +503,18 @@ def linear_logprobs(
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         stats: statistics wanted beside ``logps`` and ``lse``, as for :func:`logprobs`.
-        budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works.
+        budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works. Plan D3 holds up to that much until backward.
+        plan: force ``"D0"`` or ``"D3"``; ``None`` lets :mod:`fastpref.planner` choose.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        explain: return the ``Plan`` (predicted FLOPs, bytes, peak memory; every other plan and why it was not taken) and run nothing.
 
     Returns:
-        ``TokenLogProbs``, every field ``[T]``.
+        ``TokenLogProbs``, every field ``[T]``; with ``explain`` the :class:`fastpref.planner.Plan`.
 
     Raises:
         TypeError: a wrong type or dtype.
-        ValueError: wrong shapes or devices, a target outside the vocabulary, an unknown statistic, a budget too small, a NaN row.
+        ValueError: wrong shapes or devices, a target outside the vocabulary, an unknown statistic, a budget too small, a plan that is
+            not valid here, a NaN row.
 
     Example:
         >>> import torch, fastpref
@@ -478,16 +530,37 @@ def linear_logprobs(
     check_stats(stats)
     backends.select(backend, hidden.device, operands.hidden.dtype)
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
-    problem = HeadProblem(
-        rows=hidden.shape[0],
-        vocab=weight.shape[0],
-        hidden=hidden.shape[1],
+    made = make_plan(head_problem(operands, ids, scalar_loss=False), budget_bytes, plan)
+    if explain:
+        return made
+    tiling = Tiling(made.vocab_chunk, made.row_block, made.kept_rows)
+    return run_recompute(operands, ids, transform, tiling, backend, stats=stats, keep=made.design == "D3")[0]
+
+
+def count_active(ids: Tensor) -> int:
+    """The rows that reach the head: those that are not ignored where that can be known without a synchronisation, else all."""
+    on_host = ids.device.type == "cpu" and not is_traced(ids)
+    return int((ids != IGNORED).sum()) if on_host else ids.shape[0]
+
+
+def head_problem(operands: LinearInput, ids: Tensor, **more: Any) -> HeadProblem:
+    """What the planner needs to know of a head and its rows; ``more`` are fields of ``HeadProblem`` that only the caller knows."""
+    rows, bias = count_active(ids), operands.bias
+    return HeadProblem(
+        rows=rows,
+        vocab=operands.weight.shape[0],
+        hidden=operands.hidden.shape[1],
         itemsize=operands.hidden.element_size(),
+        weight_itemsize=operands.weight.element_size(),
         gradients=operands.requires_grad,
+        hidden_gradient=operands.hidden.requires_grad,
         weight_gradient=operands.weight.requires_grad,
+        bias_gradient=bias is not None and bias.requires_grad,
+        float16=operands.hidden.dtype == torch.float16,
+        ignored=rows < ids.shape[0] or not operands.hidden.is_contiguous(),
+        device="cpu" if ids.device.type == "cpu" else "gpu",
+        **more,
     )
-    plan = plan_recompute(problem, budget_bytes)
-    return run_recompute(operands, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), backend, stats=stats)
 
 
 def run_recompute(
@@ -498,8 +571,14 @@ def run_recompute(
     backend: str | None,
     source: str = "hidden",
     stats: Sequence[str] = (),
-) -> TokenLogProbs:
-    """Plan D0 on validated operands and normalised targets."""
+    shared: Tensor | None = None,
+    keep: bool = False,
+) -> tuple[TokenLogProbs, Tensor]:
+    """Plans D0 and D3 on validated operands and normalised targets.
+
+    ``shared [T, H]`` are the hidden states of a reference with the same head, whose log-probs ``[T]`` are the second value (else of no
+    elements). ``keep``: the logits of the first ``tiling.boundary`` rows stay until backward.
+    """
     asked = check_stats(stats)
     outputs = _linear_logprobs(
         operands.hidden,
@@ -513,6 +592,11 @@ def run_recompute(
         tiling.row_block,
         backend or "auto",
         asked,
+        shared,
+        tiling.boundary,
+        keep,
     )
     refuse_nan(outputs[0], ids, source)
-    return _unpack(outputs, asked, ids.shape)
+    if shared is not None:
+        refuse_nan(outputs[6], ids, "reference hidden")
+    return _unpack(outputs[:6], asked, ids.shape), outputs[6]
