@@ -458,10 +458,10 @@ def linear_token_kl(
     require_shape("targets", require_tensor("targets", targets), (rows,))
     require_same("targets", targets, "hidden", hidden, dtype=False)
     way = check_direction(direction)
-    backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
+    chosen = backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
     ids = normalise_targets(targets, vocab, ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
-    problem = head_problem(operands, rows, None, None, online_reference=True, divergence=True)
+    problem = head_problem(operands, ids, transform, chosen, online_reference=True, divergence=True)
     plan = plan_recompute(problem, budget_bytes)
     return run_recompute_kl(operands, other, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), way, backend)
 

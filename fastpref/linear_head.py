@@ -1,10 +1,10 @@
 """The vocabulary loop: stages 1 and 3 over ``logits = hidden @ weight.T + bias`` without a ``[T, V]`` matrix.
 
 Written once above every backend. The forward walks vocabulary chunks and folds each into the rows' running statistics; the backward
-walks the same chunks, recomputes their logits (D0) or finds them resident (D1), turns them into gradients in place, and feeds two
-GEMMs: ``dW[chunk]`` over all of T, written once, and ``dX``, accumulated in float32. A resident buffer is laid out chunk by chunk so
-that both designs, and the policy and the reference, run the very same GEMMs on the same shapes: where policy and reference hold the
-same numbers their log-probs are the same bits.
+walks the same chunks, recomputes their logits or finds them kept (D1, D2; some of the rows: D3), turns them into gradients, and feeds two
+GEMMs: ``dW[chunk]`` over all of T, written once, and ``dX``, accumulated in float32. What is kept is laid out chunk by chunk, and a
+policy and a reference with a head of its own run the very same GEMMs on the same shapes: where both hold the same numbers their
+log-probs are the same bits.
 
 A divergence between two heads runs the same loops: both heads' chunks of the same columns, side by side.
 
@@ -14,11 +14,13 @@ Nothing here knows a loss: a gradient takes two or three coefficients per row (s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import work
 from .backends.base import (
     Backend,
     Direction,
@@ -28,6 +30,7 @@ from .backends.base import (
     RowStatistics,
     accumulation_dtype,
 )
+from .backends.cpu_head import TILE_EDGE, CpuHead, HeadTiling
 from .gradient_filter import GradientFilter
 from .head_gemm import HeadGemm, gradient_dtype
 from .scratch import fresh, take
@@ -50,13 +53,21 @@ class Head:
         """V."""
         return self.weight.shape[0]
 
+    def engine(self, hidden: Tensor) -> CpuHead | None:
+        """What runs the whole vocabulary in one call for these hidden states; ``None``: the loops of this module do, by chunks."""
+        engine: CpuHead | None = getattr(self.backend, "head", None)
+        if engine is None or hidden.device.type != "cpu" or engine.why_not(hidden.dtype, self.weight.dtype) is not None:
+            return None
+        return engine
+
 
 @dataclass(frozen=True)
 class Tiling:
-    """Vocabulary columns and rows per GEMM."""
+    """Vocabulary columns and rows per GEMM; in a forward sweep no GEMM takes both rows before row ``boundary`` and others."""
 
     vocab_chunk: int
     row_block: int
+    boundary: int = 0
 
     def columns(self, vocab: int) -> Iterator[tuple[int, int]]:
         """``(first, last + 1)`` of each vocabulary chunk."""
@@ -67,6 +78,13 @@ class Tiling:
         """The rows of each block."""
         for start in range(0, rows, self.row_block):
             yield slice(start, min(start + self.row_block, rows))
+
+    def sweep_blocks(self, rows: int) -> Iterator[slice]:
+        """The rows of each block of a forward sweep."""
+        kept = min(self.boundary, rows)
+        yield from self.blocks(kept)
+        for block in self.blocks(rows - kept):
+            yield slice(kept + block.start, kept + block.stop)
 
 
 @dataclass
@@ -88,24 +106,59 @@ def shaped(buffer: Tensor, rows: int, columns: int, offset: int = 0) -> Tensor:
     return buffer[offset : offset + rows * columns].view(rows, columns)
 
 
-def sweep(
-    head: Head, hidden: Tensor, tiling: Tiling, resident: Tensor | None = None
-) -> Iterator[tuple[int, slice, Tensor]]:
-    """``(first column, rows, logits [rows, columns])`` of every vocabulary chunk and row block, in the order of the gradients' loop.
+def kept_form(head: Head, hidden: Tensor, rows: int) -> tuple[int, torch.dtype]:
+    """Elements and dtype of :func:`kept_buffer`."""
+    engine = head.engine(hidden)
+    if engine is None:
+        return rows * head.vocab, accumulation_dtype(hidden.dtype)
+    return engine.kept_bytes(hidden.dtype, head.weight.dtype, head.transform, rows, head.vocab), torch.uint8
 
-    Without ``resident``, a flat buffer of ``T * V`` elements that keeps every chunk, the logits are valid until the next step.
+
+def kept_buffer(head: Head, hidden: Tensor, rows: int) -> Tensor:
+    """An uninitialised buffer for what is kept of the logits of ``rows`` rows. Only this module knows what it holds."""
+    return take(*kept_form(head, hidden, rows), hidden.device)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of the logits of the first ``rows`` rows of a sweep: here the logits themselves, chunk by chunk.
+
+    Attributes:
+        buffer: from :func:`kept_buffer`, for at least ``rows`` rows.
+        rows: how many.
+        once: the gradients may overwrite it.
+        logps: the log-probs of all rows of the sweep, for the gradients.
+    """
+
+    buffer: Tensor
+    rows: int
+    once: bool = False
+    logps: Tensor | None = None
+
+    def count(self, block: slice) -> int:
+        """How many of the block's rows are kept: its first ones."""
+        return min(max(self.rows - block.start, 0), block.stop - block.start)
+
+    def chunk(self, columns: tuple[int, int], block: slice) -> Tensor:
+        """``[rows, columns]`` of those of the block's rows that are kept."""
+        width = columns[1] - columns[0]
+        return shaped(self.buffer, self.count(block), width, self.rows * columns[0] + block.start * width)
+
+
+def sweep(head: Head, hidden: Tensor, tiling: Tiling, kept: Kept | None = None) -> Iterator[tuple[int, slice, Tensor]]:
+    """``(first column, rows, logits [rows, columns])`` of every vocabulary chunk and row block.
+
+    The logits that go to ``kept`` stay; all others are valid until the next step. ``tiling.boundary`` is the number of kept rows.
     """
     rows = hidden.shape[0]
+    others = rows if kept is None else rows - kept.rows
     gemm = HeadGemm(head.weight, head.bias, hidden, tiling.vocab_chunk)
-    buffer = (
-        scratch(hidden, min(rows, tiling.row_block) * min(head.vocab, tiling.vocab_chunk))
-        if resident is None
-        else resident
-    )
+    buffer = scratch(hidden, min(others, tiling.row_block) * min(head.vocab, tiling.vocab_chunk))
     for first, last in tiling.columns(head.vocab):
-        for block in tiling.blocks(rows):
-            offset = 0 if resident is None else rows * first
-            out = shaped(buffer, block.stop - block.start, last - first, offset)
+        for block in tiling.sweep_blocks(rows):
+            stays = kept is not None and block.start < kept.rows
+            count = block.stop - block.start
+            out = kept.chunk((first, last), block) if kept and stays else shaped(buffer, count, last - first)
             yield first, block, gemm.logits((first, last), block, out)
 
 
@@ -114,7 +167,7 @@ def statistics(
     hidden: Tensor,
     targets: Tensor,
     tiling: Tiling,
-    resident: Tensor | None = None,
+    kept: Kept | None = None,
     stats: Sequence[str] = (),
 ) -> RowStatistics:
     """The statistics of every row, each ``[T]``; 0 on ignored rows.
@@ -123,17 +176,72 @@ def statistics(
         head: the head.
         hidden: ``[T, H]``, contiguous.
         targets: ``[T]`` normalised.
-        tiling: chunk sizes; with ``resident``, ``row_block >= T``.
-        resident: a flat buffer of ``T * V`` elements that keeps the logits, chunk by chunk; ``None`` to keep nothing.
+        tiling: chunk sizes; its ``boundary`` is the number of kept rows.
+        kept: gets the logits of its rows; ``None`` to keep nothing.
         stats: what is wanted beside ``logps`` and ``lse``, some of ``STATISTICS``; it comes from the same sweep.
     """
     rows = hidden.shape[0]
     state = RowState.start(rows, hidden.device, accumulation_dtype(hidden.dtype), stats)
-    for first, block, logits in sweep(head, hidden, tiling, resident):
+    if (engine := head.engine(hidden)) is not None:
+        _statistics_by(engine, head, hidden, targets, tiling, kept, state)
+        return state.statistics(targets, head.vocab)
+    for first, block, logits in sweep(head, hidden, tiling, kept):
         head.backend.row_stats(
             logits, targets[block], state.rows(block), col0=first, transform=head.transform.rows(block)
         )
     return state.statistics(targets, head.vocab)
+
+
+def _statistics_by(
+    engine: CpuHead, head: Head, hidden: Tensor, targets: Tensor, tiling: Tiling, kept: Kept | None, state: RowState
+) -> None:
+    """Fold all columns into ``state``; the kept rows in one call."""
+    first = 0 if kept is None else kept.rows
+    blocks = [slice(0, first)] if first else []
+    blocks += [slice(first + b.start, first + b.stop) for b in tiling.blocks(hidden.shape[0] - first)]
+    for block in blocks:
+        keep = kept if block.stop <= first else None
+        engine.statistics(
+            hidden[block],
+            head.weight,
+            head.bias,
+            targets[block],
+            state.rows(block),
+            head.transform.rows(block),
+            kept=None if keep is None else keep.buffer,
+            kept_rows=0 if keep is None else keep.rows,
+        )
+    work.add(2 * hidden.numel() * head.vocab)
+
+
+def stacked_statistics(
+    head: Head,
+    hidden: Tensor,
+    ref_hidden: Tensor,
+    targets: Tensor,
+    tiling: Tiling,
+    kept: Kept | None = None,
+    stats: Sequence[str] = (),
+) -> tuple[RowStatistics, Tensor]:
+    """:func:`statistics` of the policy, and the reference's log-probs ``[T]``, in one sweep over the rows of both.
+
+    Args:
+        head: the head that both have.
+        hidden: ``[T, H]`` of the policy.
+        ref_hidden: ``[T, H]`` of the reference.
+        targets: ``[T]`` normalised, of both.
+        tiling: chunk sizes over the 2T rows.
+        kept: gets logits of the policy only.
+        stats: what is wanted of the policy.
+    """
+    rows = hidden.shape[0]
+    inverse = head.transform.inv_temperature
+    doubled = replace(head.transform, inv_temperature=None if inverse is None else torch.cat([inverse, inverse]))
+    head = replace(head, transform=doubled)
+    both = statistics(head, torch.cat([hidden, ref_hidden]), torch.cat([targets, targets]), tiling, kept, stats)
+    given = ((field.name, getattr(both, field.name)) for field in fields(both))
+    values: dict[str, Any] = {name: None if value is None else value[:rows].clone() for name, value in given}
+    return RowStatistics(**values), both.logps[rows:].clone()
 
 
 def divergence(
@@ -196,6 +304,29 @@ class WeightGradient:
         dtype = accumulate if float32 else head.weight.dtype
         return cls(fresh(head.weight.shape, dtype, head.weight.device) if needs.weight else None, bias)
 
+    def restart(self) -> None:
+        """Forget the sums."""
+        self.started = False
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply the sums by a scalar."""
+        for value in (self.weight if self.started else None, self.bias):
+            if value is not None:
+                value.mul_(factor)
+
+    def add(self, other: WeightGradient, factor: Tensor) -> None:
+        """Add those of another, times a scalar."""
+        if self.bias is not None and other.bias is not None:
+            self.bias.addcmul_(other.bias, factor.to(self.bias.dtype))
+        if self.weight is not None and other.weight is not None and other.started:
+            if self.started:
+                self.weight.addcmul_(other.weight, factor.to(self.weight.dtype))
+            else:
+                torch.mul(other.weight, factor.to(self.weight.dtype), out=self.weight)
+        self.started = self.started or other.started
+
     def finish(self, head: Head, *, float32: bool = False) -> tuple[Tensor | None, Tensor | None]:
         """``(dW, db)`` in the parameter's dtype, or dW as it was summed; zeros where no row was seen. No dW if it went into a ``main_grad``."""
         bias = None if self.bias is None or head.bias is None else self.bias.to(head.bias.dtype)
@@ -216,7 +347,8 @@ def gradients(
     tiling: Tiling,
     needs: Needs,
     into: WeightGradient,
-    resident: Tensor | None = None,
+    kept: Kept | None = None,
+    rounded: bool = True,
     gradient_filter: float | None = None,
 ) -> Tensor | None:
     """dX ``[T, H]`` in the dtype of ``hidden`` (``None`` if not needed); dW and db are added to ``into``.
@@ -228,22 +360,81 @@ def gradients(
         lse: ``[T]`` from :func:`statistics`.
         onehot_coef: ``[T]``, see ``Backend.row_grad``.
         softmax_coef: ``[T]``.
-        tiling: chunk sizes; with ``resident``, ``row_block >= T``.
+        tiling: chunk sizes.
         needs: which gradients are wanted.
         into: the sums of dW and db.
-        resident: the logits that :func:`statistics` kept; overwritten with their gradients.
+        kept: what :func:`statistics` kept of the first rows; the logits of the others are made again. With ``kept.once`` all rows must be kept.
+        rounded: ``False`` leaves dX in the accumulation dtype.
         gradient_filter: see :mod:`fastpref.gradient_filter`; ``None`` for the exact gradients.
     """
+    if (engine := head.engine(hidden)) is not None:
+        given = (onehot_coef, softmax_coef)
+        return _gradients_by(
+            engine, head, hidden, targets, lse, given, tiling, needs, into, kept, rounded, gradient_filter
+        )
     coefs, scale = scaled_coefficients(head, hidden, onehot_coef, softmax_coef)
     select = None if gradient_filter is None else GradientFilter(gradient_filter, targets, lse, head.transform)
 
     def differentiate(logits: Tensor, columns: tuple[int, int], block: slice) -> None:
-        a, b = (coef[block] for coef in coefs)
-        head.backend.row_grad(
-            logits, targets[block], lse[block], a, b, logits, col0=columns[0], transform=head.transform.rows(block)
-        )
+        sources = [] if kept is None else [kept.chunk(columns, block)]
+        sources.append(logits[sum(source.shape[0] for source in sources) :])
+        first = 0
+        for source in sources:
+            rows = slice(block.start + first, block.start + first + source.shape[0])
+            out = logits[first : first + source.shape[0]]
+            first += source.shape[0]
+            a, b = (coef[rows] for coef in coefs)
+            head.backend.row_grad(
+                source, targets[rows], lse[rows], a, b, out, col0=columns[0], transform=head.transform.rows(rows)
+            )
 
-    return backpropagate(head, hidden, differentiate, tiling, needs, into, scale, resident, select)
+    return backpropagate(head, hidden, differentiate, tiling, needs, into, scale, kept, rounded, select)
+
+
+def _gradients_by(
+    engine: CpuHead,
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    lse: Tensor,
+    coefs: tuple[Tensor, Tensor],
+    tiling: Tiling,
+    needs: Needs,
+    into: WeightGradient,
+    kept: Kept | None,
+    rounded: bool,
+    gradient_filter: float | None,
+) -> Tensor | None:
+    """:func:`gradients` in one native call."""
+    rows, vocab = hidden.shape[0], head.vocab
+    if rows == 0:
+        return torch.zeros_like(hidden) if needs.hidden else None
+    dx = None
+    if needs.hidden:
+        dx = fresh(hidden.shape, hidden.dtype if rounded else accumulation_dtype(hidden.dtype), hidden.device)
+    wanted = (dx is not None) + (into.weight is not None)
+    left_out = engine.gradients(
+        hidden,
+        head.weight,
+        head.bias,
+        targets,
+        lse,
+        *coefs,
+        head.transform,
+        HeadTiling.of(tiling.vocab_chunk, tiling.row_block),
+        dx=dx,
+        dw=into.weight,
+        db=into.bias,
+        add_to_dw=into.started,
+        kept=None if kept is None else kept.buffer,
+        kept_rows=0 if kept is None else kept.rows,
+        logps=None if kept is None else kept.logps,
+        gradient_filter=gradient_filter or 0.0,
+    )
+    into.started = True
+    again = rows if kept is None else rows - kept.rows
+    work.add(2 * hidden.shape[1] * ((again + wanted * rows) * vocab - wanted * left_out * TILE_EDGE**2))
+    return dx
 
 
 def divergence_gradients(
@@ -309,12 +500,14 @@ def backpropagate(
     needs: Needs,
     into: WeightGradient,
     scale: Tensor | None,
-    resident: Tensor | None = None,
+    kept: Kept | None = None,
+    rounded: bool = True,
     select: GradientFilter | None = None,
 ) -> Tensor | None:
     """dX ``[T, H]`` (``None`` if not needed) from the gradients of the logits; dW and db are added to ``into``.
 
     ``differentiate(logits, columns, block)`` overwrites one chunk of logits with its gradient, divided by ``scale`` where that is given.
+    It finds the logits of those rows of the block that are in ``kept`` there, unless they are the chunk itself (``kept.once``).
     ``select`` says which columns of it the two GEMMs take; ``None``: all.
     """
     rows = hidden.shape[0]
@@ -333,7 +526,8 @@ def backpropagate(
         ).zero_()
         if gemm.gradient_dtype != accumulate:
             part = take(most_rows * hidden.shape[1], gemm.gradient_dtype, hidden.device).view(most_rows, -1)
-    buffer = scratch(hidden, most_rows * chunk) if resident is None else resident
+    in_place = kept is not None and kept.once
+    buffer = scratch(hidden, 0 if in_place else most_rows * chunk)
     # A 16-bit dW is rounded once, after everything that adds to its chunk.
     staged = into.weight is not None and into.weight.dtype != accumulate
     staged = staged and (rows > tiling.row_block or gemm.gradient_dtype == accumulate or select is not None)
@@ -347,19 +541,25 @@ def backpropagate(
             total.zero_()
             begun = True
         for block in tiling.blocks(rows):
-            logits = shaped(buffer, block.stop - block.start, last - first, 0 if resident is None else rows * first)
-            if resident is None:
-                gemm.logits(columns, block, logits)
+            known = 0 if kept is None else kept.count(block)
+            if kept is not None and in_place:
+                logits = kept.chunk(columns, block)
+            else:
+                logits = shaped(buffer, block.stop - block.start, last - first)
+            if known < logits.shape[0]:
+                gemm.logits(columns, slice(block.start + known, block.stop), logits[known:])
+            if kept is not None and select is not None and not in_place:
+                logits[:known].copy_(kept.chunk(columns, block))
             pieces = [(block, None)] if select is None else select.pieces(logits, columns, block)
             differentiate(logits, columns, block)
             if into.bias is not None:
                 db = logits.sum(dim=0, dtype=accumulate)
                 into.bias[first:last] += db if scale is None else db * scale
-            for piece, kept in pieces:
+            for piece, chosen in pieces:
                 x, d = gemm.gradient_hidden(piece), logits[piece.start - block.start : piece.stop - block.start]
-                d = gemm.rounded(d if kept is None else d.index_select(1, kept))
+                d = gemm.rounded(d if chosen is None else d.index_select(1, chosen))
                 if dx is not None and w is not None:
-                    w_piece = w if kept is None else w.index_select(0, kept)
+                    w_piece = w if chosen is None else w.index_select(0, chosen)
                     if part is None:
                         dx[piece].addmm_(d, w_piece)
                     else:
@@ -367,7 +567,7 @@ def backpropagate(
                 if total is not None:
                     # A staged chunk is scaled once, below.
                     factor = None if dw_chunk is not None else scale
-                    add_product(total, d, x, fresh=not begun, scale=factor, rows=kept)
+                    add_product(total, d, x, fresh=not begun, scale=factor, rows=chosen)
                     begun = True
         if dw is not None and dw_chunk is not None and total is not None:
             if scale is not None:
@@ -378,7 +578,7 @@ def backpropagate(
         return None
     if scale is not None:
         dx *= scale
-    return dx.to(hidden.dtype)
+    return dx.to(hidden.dtype) if rounded else dx
 
 
 def add_product(

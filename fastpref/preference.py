@@ -1,15 +1,15 @@
 """All three stages: a preference loss from log-probs, or from hidden states in one pass where the plan allows.
 
-:func:`linear_preference_loss` runs plan D0 (token log-probs, objective, recomputing backward) for any objective, and plan D1 (one
-group's logits resident until its coefficients are known, gradients formed in the forward call) where the objective separates by
-unit: pair, sequence or prompt. The loss value comes from the same numbers through the same code in both.
+:func:`linear_preference_loss` runs plans D0 and D3 (token log-probs, objective, recomputing backward) for any objective, and plans D1 and D2
+(gradients formed in the forward call) where the objective separates by unit: pair, sequence or prompt. The loss value comes from the
+same numbers through the same code in all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ from .objectives.base import Objective
 from .objectives.batch import SequenceBatch
 from .packing import wide_dtype
 from .planner import Plan, make_plan
-from .resident import attach_gradients, run_resident
+from .resident import ReferenceSource, attach_gradients, run_resident
+from .shared_head import reference_source
 from .token_logprobs import (
     TokenLogProbs,
     check_gradient_filter,
@@ -55,6 +56,7 @@ from .token_logprobs import (
     make_transform,
     run_recompute,
 )
+from .unscaled import run_unscaled, unit_direction
 
 Reference = Tensor | TokenLogProbs | Sequence[Tensor | None] | None
 """``None``; sequence ``[K]`` or token ``[T]`` log-probs; or the reference's ``(hidden, weight[, bias])``."""
@@ -282,6 +284,16 @@ def _masked_reference(chosen: Objective, reference: Tensor, call: Call) -> Tenso
     return reference
 
 
+@overload
+def linear_preference_loss(
+    objective: ObjectiveLike, hidden: Tensor, weight: Tensor, targets: Tensor, cu_seqlens: Tensor, *,
+    explain: Literal[True], **options: Any,
+) -> Plan: ...  # fmt: skip
+@overload
+def linear_preference_loss(
+    objective: ObjectiveLike, hidden: Tensor, weight: Tensor, targets: Tensor, cu_seqlens: Tensor, *,
+    explain: Literal[False] = False, **options: Any,
+) -> PreferenceOutput: ...  # fmt: skip
 def linear_preference_loss(
     objective: ObjectiveLike,
     hidden: Tensor,
@@ -302,8 +314,9 @@ def linear_preference_loss(
     backend: str | None = None,
     gradient_filter: float | None = None,
     main_grad: Tensor | None = None,
+    explain: bool = False,
     **data: Any,
-) -> PreferenceOutput:
+) -> PreferenceOutput | Plan:
     """A preference loss from hidden states and a linear head, without a ``[T, V]`` matrix.
 
     Token log-probs ``log softmax(z(hidden_t @ weight.T + bias))[target_t]`` of packed rows enter the objective, or their
@@ -318,7 +331,7 @@ def linear_preference_loss(
         cu_seqlens: ``[K+1]`` int32 from 0 to T; pairwise objectives take N chosen, then the N rejected of the same pairs.
         bias: ``[V]`` or ``None``.
         reference: ``None``; precomputed sequence ``[K]`` or token ``[T]`` log-probs (or ``TokenLogProbs``); or the reference's ``(hidden, weight[, bias])``,
-            run in the same pass without gradients.
+            run in the same pass without gradients; on the CPU in the same sweep where ``weight`` and ``bias`` are the policy's own tensors.
         token_weights: ``[T]`` weights in the sequence sums of policy and reference, or ``None`` for 1.
         state: what the last call returned as ``state``, for objectives that carry one; ``None`` to begin.
         ignore_index: rows with this target count for nothing and get no gradient.
@@ -326,22 +339,24 @@ def linear_preference_loss(
             no gradient.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
-        budget_bytes: scratch memory allowed besides inputs and gradients; ``None`` for 64 MiB, or the least that works.
-        plan: force ``"D0"`` or ``"D1"``; ``None`` lets :mod:`fastpref.planner` choose.
+        budget_bytes: scratch memory allowed besides inputs and gradients; ``None`` for 64 MiB, or the least that works. Plan D3 holds up to
+            that much until backward, the other plans nothing.
+        plan: force ``"D0"`` to ``"D3"``; ``None`` lets :mod:`fastpref.planner` choose.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
         gradient_filter: see :func:`fastpref.linear_logprobs`; not for objectives that need the KL over the vocabulary.
-        main_grad: ``[V, H]`` float32 buffer that backward adds dW to, see :func:`fastpref.linear_logprobs`. Plan D1 keeps dW in float32 for
-            it until the upstream gradient is known, which counts against ``budget_bytes``.
+        main_grad: ``[V, H]`` float32 buffer that backward adds dW to, see :func:`fastpref.linear_logprobs`. Plans D1 and D2 keep dW in float32
+            for it until the upstream gradient is known, which counts against ``budget_bytes``.
+        explain: return the ``Plan`` (predicted FLOPs, bytes, peak memory; every other plan and why it was not taken) and run nothing.
         **data: hyper-parameters (with a name) and the tensors that the objective declares; they may require gradients where they are learnt
             (``values``).
 
     Returns:
-        ``PreferenceOutput``; ``.plan`` says how it was run.
+        ``PreferenceOutput``; ``.plan`` says how it was run. With ``explain`` the :class:`fastpref.planner.Plan` alone.
 
     Raises:
         TypeError: an unknown option, a wrong type or dtype.
         ValueError: wrong shapes or devices, a target outside the vocabulary, an empty sequence, an odd number of sequences, a missing
-            or superfluous reference, a budget too small, NaN in the hidden states.
+            or superfluous reference, a budget too small, a plan that is not valid here, NaN in the hidden states.
 
     Example:
         >>> import torch, fastpref
@@ -376,50 +391,69 @@ def linear_preference_loss(
     for name, value in (("gradient_filter", threshold), ("main_grad", main_grad)):
         if direction is not None and value is not None:
             raise ValueError(f"{name}: {chosen.name} needs the KL over the vocabulary; expected None, found a value")
-    units = _units(call)
+    if direction is None:
+        source = reference_source(operands, online, known, reference, weight, bias, ids)
+    else:
+        source = ReferenceSource(online=online)
+    online, units = source.online, _units(call)
+    known_direction = unit_direction(call, reference is not None) if units and operands.requires_grad else None
     made_plan = make_plan(
         head_problem(
             operands,
-            _count_active(ids),
+            ids,
+            transform,
+            head_backend,
             threshold,
             main_grad,
             unit_rows=_unit_rows(call, units),
             coupling=chosen.traits.coupling,
             online_reference=online is not None,
+            reference_hidden=0 if online is None else online.hidden.shape[1],
+            shared_head=source.shared,
             divergence=direction is not None,
+            known_direction=known_direction is not None,
         ),
         budget_bytes,
         plan,
     )
-    tiling = Tiling(made_plan.vocab_chunk, made_plan.row_block)
+    if explain:
+        return made_plan
+    tiling = Tiling(made_plan.vocab_chunk, made_plan.row_block, made_plan.kept_rows)
     dtype = torch.float64 if operands.hidden.dtype == torch.float64 else torch.float32
 
-    if made_plan.design == "D0":
+    if made_plan.design in ("D0", "D3"):
         kl, sum_sq = None, None
         if direction is not None and online is not None:
             both = run_recompute_kl(operands, online, ids, transform, tiling, direction, backend)
             policy, known, kl = both.logps, both.ref_logps, both.kl
         else:
-            if online is not None:
+            if online is not None and not source.shared:
                 with torch.no_grad():
-                    known = run_recompute(online, ids, transform, tiling, backend, "reference hidden").logps
-            tokens = run_recompute(
+                    known = run_recompute(online, ids, transform, tiling, backend, "reference hidden")[0].logps
+            stacked = online.hidden if online is not None and source.shared else None
+            tokens, near = run_recompute(
                 operands,
                 ids,
                 transform,
                 tiling,
                 backend,
                 stats=_statistics(chosen),
+                shared=stacked,
+                keep=made_plan.design == "D3",
                 gradient_filter=threshold,
                 main_grad=main_grad,
             )
             policy, sum_sq = tokens.logps, tokens.log_sum_sq_probs
+            known = near if stacked is not None else policy.detach() if source.is_policy else known
         out = evaluate(chosen, call.batch(policy, known, kl=kl, log_sum_sq_probs=sum_sq), dtype, made_plan)
         return replace(out, losses=out.losses.detach())
 
     head = Head(operands.weight, operands.bias, transform, head_backend)
-    keeps = main_grad is not None
-    run = run_resident(call, ids, units, head, operands, online, known, made_plan, threshold, keeps)
+    options = (source, made_plan, threshold, main_grad is not None)
+    if made_plan.design == "D2" and known_direction is not None:
+        run = run_unscaled(call, ids, units, known_direction, head, operands, *options)
+    else:
+        run = run_resident(call, ids, units, head, operands, *options)
     out = evaluate(
         chosen, call.batch(run.logps, run.ref_logps, log_sum_sq_probs=run.log_sum_sq_probs), dtype, made_plan
     )
@@ -436,11 +470,6 @@ def _logps_of(reference: Reference) -> Tensor:
     if isinstance(reference, TokenLogProbs):
         return reference.logps
     return require_tensor("reference", reference)
-
-
-def _count_active(ids: Tensor) -> int:
-    on_host = ids.device.type == "cpu" and not is_traced(ids)
-    return int((ids != IGNORED).sum()) if on_host else ids.shape[0]
 
 
 def _units(call: Call) -> list[list[int]]:
@@ -461,8 +490,8 @@ def _units(call: Call) -> list[list[int]]:
 
 
 def _unit_rows(call: Call, units: list[list[int]]) -> list[int]:
-    """Rows of each unit (all of them: resident rows are whole sequences)."""
+    """Rows of each unit that reach the head."""
     if not units:
         return []
-    counts = call.cu_seqlens.diff().tolist()
+    counts = (call.counts if call.active.device.type == "cpu" else call.cu_seqlens.diff()).tolist()
     return [sum(counts[k] for k in unit) for unit in units]

@@ -1,4 +1,5 @@
 """Plan D1: the logits of a group of units stay resident until its coefficients are known, then become its gradients.
+And what it has in common with plan D2 (:mod:`fastpref.unscaled`), which forms gradients in the forward call as well.
 
 A unit is the smallest set of sequences that the objective couples: a pair, a sequence, the responses to one prompt. Per group of units:
 statistics of the reference and of the policy, whose logits are kept; the objective's coefficient of every row; gradients from the kept
@@ -17,14 +18,41 @@ from torch import Tensor
 
 from ._checks import may_synchronise, refuse_nan
 from .call import Call
-from .linear_head import Head, Needs, Tiling, WeightGradient, gradients, scratch, statistics
+from .linear_head import (
+    Head,
+    Kept,
+    Needs,
+    Tiling,
+    WeightGradient,
+    gradients,
+    kept_buffer,
+    stacked_statistics,
+    statistics,
+)
 from .planner import Plan
-from .token_logprobs import LinearInput, active_rows, compact, linear_gradients, scatter_rows
+from .token_logprobs import LinearInput, linear_gradients
+
+
+@dataclass(frozen=True)
+class ReferenceSource:
+    """Where the reference's log-probs come from.
+
+    Attributes:
+        known: ``[K]`` or ``[T]`` log-probs that were given.
+        online: operands of a reference to be run.
+        shared: the head of ``online`` is the policy's.
+        is_policy: the reference is the policy itself: its log-probs are.
+    """
+
+    known: Tensor | None = None
+    online: LinearInput | None = None
+    shared: bool = False
+    is_policy: bool = False
 
 
 @dataclass(frozen=True)
 class ResidentRun:
-    """What plan D1 leaves.
+    """What plans D1 and D2 leave.
 
     Attributes:
         logps: ``[T]`` token log-probs of the policy.
@@ -43,6 +71,95 @@ class ResidentRun:
     coef: Tensor
 
 
+@dataclass(frozen=True)
+class Members:
+    """Some units of a call: their sequences, all their ``rows`` in that order, and those of them, ``used``, that are not ignored."""
+
+    sequences: list[int]
+    rows: Tensor
+    used: Tensor
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Rows whose statistics were made: the head with their own transforms, hidden states and targets."""
+
+    head: Head
+    hidden: Tensor
+    targets: Tensor
+
+
+class UnitRun:
+    """The log-probs, statistics and coefficients of a call that is run a few units at a time; each field of :class:`ResidentRun` for all rows."""
+
+    def __init__(self, call: Call, ids: Tensor, head: Head, operands: LinearInput, reference: ReferenceSource) -> None:
+        self.call, self.ids, self.head, self.operands, self.reference = call, ids, head, operands, reference
+        self.needs = Needs(
+            operands.hidden.requires_grad,
+            operands.weight.requires_grad,
+            operands.bias is not None and operands.bias.requires_grad,
+        )
+        self.wanted = tuple(v for v in call.objective.traits.vocabulary if v == "log_sum_sq_probs")
+        self.dx = torch.zeros_like(operands.hidden) if self.needs.hidden else None
+        dtype = torch.promote_types(operands.hidden.dtype, torch.float32)
+        self.logps = torch.zeros(ids.shape[0], dtype=dtype, device=ids.device)
+        made_here = reference.online is not None or reference.is_policy
+        self.ref_logps = torch.zeros_like(self.logps) if made_here else reference.known
+        self.sum_sq = torch.zeros_like(self.logps) if self.wanted else None
+        self.lse, self.coef = torch.zeros_like(self.logps), torch.zeros_like(self.logps)
+        self.items = call.objective.items(call.without_logps())
+
+    def members(self, units: Sequence[Sequence[int]]) -> Members:
+        """The sequences and rows of some units."""
+        sequences = _in_call_order(units)
+        picked = torch.tensor(sequences)
+        starts = self.call.cu_seqlens.to(torch.int64)
+        counts = starts.diff()[picked]
+        before = counts.cumsum(0) - counts
+        rows = torch.arange(int(counts.sum())) + torch.repeat_interleave(starts[picked] - before, counts)
+        rows = rows.to(self.ids.device)
+        return Members(sequences, rows, rows[self.ids[rows] >= 0] if self.ids.device.type == "cpu" else rows)
+
+    def sweep(self, used: Tensor, tiling: Tiling, kept: Kept) -> Swept:
+        """Statistics of these rows, whose logits go to ``kept``."""
+        x, t = self.operands.hidden.index_select(0, used), self.ids[used]
+        head = replace(self.head, transform=self.head.transform.rows(used))
+        online, ref_logps = self.reference.online, self.ref_logps
+        if online is None:
+            found = statistics(head, x, t, tiling, kept, self.wanted)
+            near = found.logps if self.reference.is_policy else None
+        elif self.reference.shared:
+            y = online.hidden.index_select(0, used)
+            found, near = stacked_statistics(head, x, y, t, tiling, kept, self.wanted)
+        else:
+            ref_head = replace(head, weight=online.weight, bias=online.bias)
+            near = statistics(ref_head, online.hidden.index_select(0, used), t, tiling).logps
+            found = statistics(head, x, t, tiling, kept, self.wanted)
+        if near is not None and ref_logps is not None:
+            refuse_nan(near, t, "reference hidden", used)
+            ref_logps[used] = near
+        refuse_nan(found.logps, t, "hidden", used)
+        self.logps[used], self.lse[used] = found.logps, found.lse
+        if self.sum_sq is not None and found.log_sum_sq_probs is not None:
+            self.sum_sq[used] = found.log_sum_sq_probs
+        return Swept(head, x, t)
+
+    def coefficients(self, members: Members) -> Tensor:
+        """``d loss / d logp`` of all rows of these units, once every row of theirs was swept."""
+        rows, reference = members.rows, self.ref_logps
+        if reference is not None:
+            per_sequence = reference.shape[0] != self.ids.shape[0]
+            reference = reference[torch.tensor(members.sequences, device=rows.device) if per_sequence else rows]
+        part = self.call.part(members.sequences, rows)
+        sum_sq = None if self.sum_sq is None else self.sum_sq[rows]
+        return _coefficients(part, self.logps[rows], reference, sum_sq, self.items)
+
+    def finish(self, into: WeightGradient, keeps_float32: bool = False) -> ResidentRun:
+        """The result, with the sums of dW (in float32 if it is kept so, for a ``main_grad``) and db."""
+        dw, db = into.finish(self.head, float32=keeps_float32)
+        return ResidentRun(self.logps, self.ref_logps, self.sum_sq, [self.dx, dw, db], self.lse, self.coef)
+
+
 @torch.no_grad()
 def run_resident(
     call: Call,
@@ -50,13 +167,12 @@ def run_resident(
     units: Sequence[Sequence[int]],
     head: Head,
     operands: LinearInput,
-    online: LinearInput | None,
-    known: Tensor | None,
+    reference: ReferenceSource,
     plan: Plan,
     gradient_filter: float | None = None,
     keeps_float32: bool = False,
 ) -> ResidentRun:
-    """Run the plan.
+    """Run plan D1.
 
     Args:
         call: the rows and the data.
@@ -64,81 +180,41 @@ def run_resident(
         units: sequence numbers of each unit.
         head: the policy's head.
         operands: the policy's operands.
-        online: the reference's operands, to be run here, or ``None``.
-        known: ``[K]`` or ``[T]`` log-probs of a precomputed reference, or ``None``.
+        reference: where the reference's log-probs come from.
         plan: a D1 plan over the units.
         gradient_filter: see :mod:`fastpref.gradient_filter`.
         keeps_float32: leave dW in float32, for a ``main_grad``.
     """
-    ends = call.cu_seqlens.tolist()
-    needs = Needs(
-        operands.hidden.requires_grad,
-        operands.weight.requires_grad,
-        operands.bias is not None and operands.bias.requires_grad,
-    )
-    reference = None if online is None else (online, Head(online.weight, online.bias, head.transform, head.backend))
-    wanted = tuple(v for v in call.objective.traits.vocabulary if v == "log_sum_sq_probs")
-    arena = scratch(operands.hidden, plan.row_block * head.vocab)
-    into = WeightGradient.start(head, needs, float32=plan.float32_weight_gradient)
-    dx = torch.zeros_like(operands.hidden) if needs.hidden else None
-    dtype = torch.promote_types(operands.hidden.dtype, torch.float32)
-    logps = torch.zeros(ids.shape[0], dtype=dtype, device=ids.device)
-    ref_logps = known if reference is None else torch.zeros_like(logps)
-    sum_sq = torch.zeros_like(logps) if wanted else None
-    lse, coef = torch.zeros_like(logps), torch.zeros_like(logps)
-    items = call.objective.items(call.without_logps())
-
+    run = UnitRun(call, ids, head, operands, reference)
+    arena = kept_buffer(head, operands.hidden, plan.row_block)
+    into = WeightGradient.start(head, run.needs, float32=plan.float32_weight_gradient)
     with torch.autocast(ids.device.type, enabled=False):
         for first, last in plan.groups:
-            members = _in_call_order(units[first:last])
-            rows = torch.cat([torch.arange(ends[k], ends[k + 1]) for k in members]).to(ids.device)
-            part_ids = ids[rows]
-            active = active_rows(part_ids)
-            used = rows if active is None else rows[active]
-            x, t = compact(active, operands.hidden[rows], part_ids)
-            part_head = replace(head, transform=head.transform.rows(used))
-            tiling = Tiling(plan.vocab_chunk, max(t.shape[0], 1))
-            if reference is not None and ref_logps is not None:
-                # Before the policy's logits: the plan counts one chunk of scratch or the arena, not both.
-                other, other_head = reference
-                other_head = replace(other_head, transform=part_head.transform)
-                found = statistics(other_head, other.hidden[used], t, tiling)
-                refuse_nan(found.logps, t, "reference hidden", used)
-                ref_logps[used] = found.logps
-            found = statistics(part_head, x, t, tiling, resident=arena, stats=wanted)
-            refuse_nan(found.logps, t, "hidden", used)
-            logps[used], lse[used] = found.logps, found.lse
-            if sum_sq is not None and found.log_sum_sq_probs is not None:
-                sum_sq[used] = found.log_sum_sq_probs
-            per_sequence = ref_logps is not None and ref_logps.shape[0] != ids.shape[0]
-            part = call.part(members, rows)
-            part_reference = None
-            if ref_logps is not None:
-                part_reference = (
-                    ref_logps[torch.tensor(members, device=ids.device)] if per_sequence else ref_logps[rows]
-                )
-            c = _coefficients(part, logps[rows], part_reference, None if sum_sq is None else sum_sq[rows], items)
-            coef[rows] = c
-            (per_row,) = compact(active, c)
-            if may_synchronise(ids.device) and not bool((per_row != 0).any()):
+            members = run.members(units[first:last])
+            count = members.used.shape[0]
+            tiling, kept = Tiling(plan.vocab_chunk, max(count, 1), count), Kept(arena, count, once=True)
+            swept = run.sweep(members.used, tiling, kept)
+            run.coef[members.rows] = run.coefficients(members)
+            lse, c = run.lse[members.used], run.coef[members.used]
+            if may_synchronise(ids.device) and not bool((c != 0).any()):
                 continue
+            kept = replace(kept, logps=run.logps[members.used])
             part_dx = gradients(
-                part_head,
-                x,
-                t,
-                found.lse,
-                per_row,
-                per_row,
+                swept.head,
+                swept.hidden,
+                swept.targets,
+                lse,
+                c,
+                c,
                 tiling,
-                needs,
+                run.needs,
                 into,
-                resident=arena,
+                kept,
                 gradient_filter=gradient_filter,
             )
-            if dx is not None and part_dx is not None:
-                dx[rows] = scatter_rows(active, part_dx, rows.shape[0])
-    dw, db = into.finish(head, float32=keeps_float32)
-    return ResidentRun(logps, ref_logps, sum_sq, [dx, dw, db], lse, coef)
+            if run.dx is not None and part_dx is not None:
+                run.dx[members.used] = part_dx
+    return run.finish(into, keeps_float32)
 
 
 def _in_call_order(units: Sequence[Sequence[int]]) -> list[int]:
@@ -193,7 +269,7 @@ class _Attach(torch.autograd.Function):
         if made is None:
             needs = [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_input_grad[2]]
             scaled = (coef * upstream).to(coef.dtype)
-            arguments = (hidden, weight, bias, ids, inv_temperature, lse, scaled, scaled, *ctx.options)
+            arguments = (hidden, weight, bias, ids, inv_temperature, lse, scaled, scaled, *ctx.options, None, 0, None)
             made = linear_gradients(arguments, needs, ctx.gradient_filter, ctx.main_grad)
         else:
             if ctx.main_grad is not None and made[1] is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from . import backends
 from ._checks import (
     inverse_temperatures,
+    is_traced,
     normalise_targets,
     refuse_forward_mode,
     refuse_nan,
@@ -26,11 +27,22 @@ from ._checks import (
     require_tensor,
     row_contiguous,
 )
-from .backends.base import STATISTICS, LogitTransform, RowState, RowStatistics, accumulation_dtype
+from .backends.base import IGNORED, STATISTICS, Backend, LogitTransform, RowState, RowStatistics, accumulation_dtype
 from .errors import require_choice, require_positive
 from .head_gemm import gradient_dtype
-from .linear_head import Head, Needs, Tiling, WeightGradient, gradients, statistics
-from .planner import HeadProblem, plan_recompute
+from .linear_head import (
+    Head,
+    Kept,
+    Needs,
+    Tiling,
+    WeightGradient,
+    gradients,
+    kept_buffer,
+    kept_form,
+    stacked_statistics,
+    statistics,
+)
+from .planner import HeadProblem, Plan, make_plan
 
 
 @dataclass(frozen=True)
@@ -350,6 +362,10 @@ def only_needed(grads: Sequence[Tensor], needs: Sequence[bool]) -> Iterator[Tens
     return (grad if needed else None for grad, needed in zip(grads, needs, strict=True))
 
 
+LinearOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+""":data:`Outputs`, the log-probs of a reference that shares the head, and what is kept for backward (of no elements where there is none)."""
+
+
 @torch.library.custom_op("fastpref::linear_logprobs", mutates_args=())
 def _linear_logprobs(
     hidden: Tensor,
@@ -364,22 +380,41 @@ def _linear_logprobs(
     row_block: int,
     backend: str,
     stats: str = "",
+    ref_hidden: Tensor | None = None,
+    boundary: int = 0,
+    keep: bool = False,
     gradient_filter: float | None = None,
     main_grad: Tensor | None = None,
-) -> Outputs:
+) -> LinearOutputs:
     # gradient_filter and main_grad are for the backward; the forward has no use for them.
-    active = active_rows(targets)
+    active, rows, tiling = active_rows(targets), hidden.shape[0], Tiling(vocab_chunk, row_block, boundary)
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature).rows(active)
     head = Head(weight, bias, transform, backends.select(backend, hidden.device, accumulation_dtype(hidden.dtype)))
     x, t = compact(active, hidden, targets)
+    buffer = kept_buffer(head, x, boundary if keep else 0)
+    kept = Kept(buffer, min(boundary, t.shape[0])) if keep else None
     with torch.autocast(hidden.device.type, enabled=False):
-        found = statistics(head, x, t, Tiling(vocab_chunk, row_block), stats=stats.split(","))
-    return _pack(found, active, hidden.shape[0])
+        if ref_hidden is None:
+            found, ref_logps = statistics(head, x, t, tiling, kept, stats.split(",")), x.new_empty(0)
+        else:
+            (y,) = compact(active, ref_hidden)
+            found, ref_logps = stacked_statistics(head, x, y, t, tiling, kept, stats.split(","))
+            ref_logps = scatter_rows(active, ref_logps, rows)
+    return *_pack(found, active, rows), ref_logps, buffer
 
 
 @_linear_logprobs.register_fake
-def _(hidden: Tensor, *args: Any) -> Outputs:
-    return _fake_outputs(hidden, args[10] if len(args) > 10 else "")
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> LinearOutputs:
+    optional: list[Any] = ["", None, 0, False]
+    given = args[8:12]
+    optional[: len(given)] = given
+    stats, ref_hidden, boundary, keep = optional
+    transform = LogitTransform(args[2], args[3], args[4])
+    head = Head(weight, bias, transform, backends.select(args[7], hidden.device, accumulation_dtype(hidden.dtype)))
+    outputs = _fake_outputs(hidden, stats)
+    ref_logps = hidden.new_empty(0) if ref_hidden is None else torch.empty_like(outputs[0])
+    elements, dtype = kept_form(head, hidden, boundary if keep else 0)
+    return *outputs, ref_logps, torch.empty(elements, dtype=dtype, device=hidden.device)
 
 
 def _linear_backward(
@@ -390,19 +425,25 @@ def _linear_backward(
     transform: LogitTransform,
     tiling: Tiling,
     backend: str,
+    kept: tuple[Tensor | None, int, Tensor | None],
     needs: Sequence[bool],
     gradient_filter: float | None,
     main_grad: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(dX, dW, db)`` as :func:`pack_gradients` gives them; dW is added to ``main_grad`` where that is given."""
     hidden, weight, bias = operands
-    active, wanted = contributing_rows(targets, *coefs), Needs(*needs)
+    buffer, kept_rows, logps = kept
+    # What is kept has the rows that the forward ran, those without a coefficient too.
+    active = contributing_rows(targets, *coefs) if buffer is None else active_rows(targets)
     chosen = backends.select(backend, hidden.device, accumulation_dtype(hidden.dtype))
-    head = Head(weight, bias, transform.rows(active), chosen)
+    head, wanted = Head(weight, bias, transform.rows(active), chosen), Needs(*needs)
     x, t, lse, a, b = compact(active, hidden, targets, lse, *coefs)
+    held = None
+    if buffer is not None:
+        held = Kept(buffer, min(kept_rows, t.shape[0]), logps=None if logps is None else compact(active, logps)[0])
     into = WeightGradient.start(head, wanted, main_grad=main_grad)
     with torch.autocast(hidden.device.type, enabled=False):
-        dx = gradients(head, x, t, lse, a, b, tiling, wanted, into, gradient_filter=gradient_filter)
+        dx = gradients(head, x, t, lse, a, b, tiling, wanted, into, held, gradient_filter=gradient_filter)
     return pack_gradients(head, hidden, active, dx, into)
 
 
@@ -422,17 +463,23 @@ def _linear_logprobs_backward(
     vocab_chunk: int,
     row_block: int,
     backend: str,
+    kept: Tensor | None,
+    kept_rows: int,
+    logps: Tensor | None,
     needs: Sequence[bool],
     gradient_filter: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
     tiling, operands, coefs = Tiling(vocab_chunk, row_block), (hidden, weight, bias), (onehot_coef, softmax_coef)
-    return _linear_backward(operands, targets, lse, coefs, transform, tiling, backend, needs, gradient_filter, None)
+    held = (kept, kept_rows, logps)
+    return _linear_backward(
+        operands, targets, lse, coefs, transform, tiling, backend, held, needs, gradient_filter, None
+    )
 
 
 @_linear_logprobs_backward.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, bias, args[11])
+    return fake_gradients(hidden, weight, bias, args[14])
 
 
 @torch.library.custom_op("fastpref::linear_logprobs_backward_into", mutates_args=("main_grad",))
@@ -451,32 +498,39 @@ def _linear_logprobs_backward_into(
     vocab_chunk: int,
     row_block: int,
     backend: str,
+    kept: Tensor | None,
+    kept_rows: int,
+    logps: Tensor | None,
     needs: Sequence[bool],
     main_grad: Tensor,
     gradient_filter: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
     tiling, operands, coefs = Tiling(vocab_chunk, row_block), (hidden, weight, bias), (onehot_coef, softmax_coef)
+    held = (kept, kept_rows, logps)
     return _linear_backward(
-        operands, targets, lse, coefs, transform, tiling, backend, needs, gradient_filter, main_grad
+        operands, targets, lse, coefs, transform, tiling, backend, held, needs, gradient_filter, main_grad
     )
 
 
 @_linear_logprobs_backward_into.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(hidden, weight, bias, (args[11][0], False, args[11][2]))
+    return fake_gradients(hidden, weight, bias, (args[14][0], False, args[14][2]))
 
 
-def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    *ctx.options, _, ctx.gradient_filter, ctx.main_grad = inputs[5:]
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: LinearOutputs) -> None:
     # main_grad is not saved for backward: other calls add to it in between, which a saved tensor's version check would refuse.
-    _save(ctx, inputs[:5], output)
+    ctx.options, (ctx.kept_rows, keep, ctx.gradient_filter, ctx.main_grad) = inputs[5:11], inputs[13:]
+    ctx.set_materialize_grads(False)  # autograd would make zeros of the size of what is kept
+    ctx.mark_non_differentiable(*output[2:])
+    kept, logps = (output[-1], output[0]) if keep else (None, None)
+    ctx.save_for_backward(*inputs[:5], output[1], kept, logps)
 
 
 def linear_gradients(
     arguments: Sequence[Any], needs: Sequence[bool], gradient_filter: float | None, main_grad: Tensor | None
 ) -> list[Tensor | None]:
-    """The gradients of hidden, weight and bias as autograd wants them, by the operator that fits; ``arguments`` are its first fourteen."""
+    """The gradients of hidden, weight and bias as autograd wants them, by the operator that fits; ``arguments`` are those before ``needs``."""
     if main_grad is None or not needs[1]:
         found = _linear_logprobs_backward(*arguments, needs, gradient_filter)
         return list(only_needed(found, needs))
@@ -484,12 +538,13 @@ def linear_gradients(
     return list(only_needed(found, (needs[0], False, needs[2])))
 
 
-def _linear_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> tuple[Any, ...]:
-    hidden, weight, bias, targets, inv_temperature, lse = ctx.saved_tensors
-    a, b = _coefficients(grad_logps, grad_lse)
+def _linear_grad(ctx: Any, grad_logps: Tensor | None, grad_lse: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    hidden, weight, bias, targets, inv_temperature, lse, kept, logps = ctx.saved_tensors
+    a, b = _coefficients(*(torch.zeros_like(lse) if g is None else g for g in (grad_logps, grad_lse)))
     needs = linear_needs(ctx, bias)
-    arguments = (hidden, weight, bias, targets, inv_temperature, lse, a, b, *ctx.options)
-    return *linear_gradients(arguments, needs, ctx.gradient_filter, ctx.main_grad), *([None] * 11)
+    held = (kept, ctx.kept_rows, logps)
+    arguments = (hidden, weight, bias, targets, inv_temperature, lse, a, b, *ctx.options, *held)
+    return *linear_gradients(arguments, needs, ctx.gradient_filter, ctx.main_grad), *([None] * 14)
 
 
 _linear_logprobs.register_autograd(_linear_grad, setup_context=_linear_setup)
@@ -574,28 +629,15 @@ def check_main_grad(main_grad: Tensor | None, weight: Tensor) -> Tensor | None:
     return main_grad
 
 
-def head_problem(
-    operands: LinearInput, rows: int, gradient_filter: float | None, main_grad: Tensor | None, **traits: Any
-) -> HeadProblem:
-    """What the planner needs to know of these operands, of which ``rows`` reach the head, and of the ``traits`` of the objective."""
-    hidden, weight = operands.hidden, operands.weight
-    return HeadProblem(
-        rows=rows,
-        vocab=weight.shape[0],
-        hidden=hidden.shape[1],
-        itemsize=hidden.element_size(),
-        gradients=operands.requires_grad,
-        weight_gradient=weight.requires_grad,
-        float16=gradient_dtype(hidden, weight) == torch.float16,
-        weight_itemsize=weight.element_size(),
-        mixed=hidden.dtype != weight.dtype,
-        main_grad=main_grad is not None,
-        gradient_filter=gradient_filter is not None,
-        **traits,
-    )
-
-
+@overload
 def linear_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, explain: Literal[True], **options: Any
+) -> Plan: ...
+@overload
+def linear_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, explain: Literal[False] = False, **options: Any
+) -> TokenLogProbs: ...
+def linear_logprobs(  # type: ignore[misc]  # the options are written out once, here
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -607,14 +649,17 @@ def linear_logprobs(
     logit_scale: float = 1.0,
     stats: Sequence[str] = (),
     budget_bytes: int | None = None,
+    plan: str | None = None,
     backend: str | None = None,
     gradient_filter: float | None = None,
     main_grad: Tensor | None = None,
-) -> TokenLogProbs:
+    explain: bool = False,
+) -> TokenLogProbs | Plan:
     """``log softmax(z(hidden @ weight.T + bias))[target]`` of every row without a ``[T, V]`` matrix, with gradients to all three.
 
-    Logits are made by vocabulary chunks and made again in backward (plan D0: 8THV FLOPs). ``z`` as in :func:`logprobs`. Ignored rows
-    never reach the head on the CPU (elsewhere: pack them away with :mod:`fastpref.packing`). Autocast is honoured.
+    Logits are made by vocabulary chunks and made again in backward (plan D0: 8THV FLOPs), but for those of as many rows as the budget
+    keeps from the forward call to backward (plan D3: down to 6THV). ``z`` as in :func:`logprobs`. Ignored rows never reach the head on
+    the CPU (elsewhere: pack them away with :mod:`fastpref.packing`). Autocast is honoured.
 
     float32, bfloat16 and float16 go together in any combination (float64 with float64). Logits are float32 and never rounded to 16 bits.
     Each gradient has the dtype of its tensor.
@@ -630,7 +675,8 @@ def linear_logprobs(
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         stats: statistics wanted beside ``logps`` and ``lse``, as for :func:`logprobs`.
-        budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works.
+        budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works. Plan D3 holds up to that much until backward.
+        plan: force ``"D0"`` or ``"D3"``; ``None`` lets :mod:`fastpref.planner` choose.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
         gradient_filter: leave vocabulary blocks out of the gradients' GEMMs in which no softmax of 128 rows reaches this probability and
             that hold none of their targets (arXiv 2411.09009, which takes ``2 ** -12`` for bfloat16). ``None``: the exact gradients. What
@@ -640,13 +686,15 @@ def linear_logprobs(
             ``bench/gradient_filter.py``.
         main_grad: ``[V, H]`` float32 buffer that backward adds dW to, in float32 (Megatron's name); ``weight.grad`` then gets nothing
             from this call. The weight has to require grad. float64 for a float64 weight.
+        explain: return the ``Plan`` (predicted FLOPs, bytes, peak memory; every other plan and why it was not taken) and run nothing.
 
     Returns:
-        ``TokenLogProbs``, every field ``[T]``.
+        ``TokenLogProbs``, every field ``[T]``; with ``explain`` the :class:`fastpref.planner.Plan`.
 
     Raises:
         TypeError: a wrong type or dtype.
-        ValueError: wrong shapes or devices, a target outside the vocabulary, an unknown statistic, a budget too small, a NaN row.
+        ValueError: wrong shapes or devices, a target outside the vocabulary, an unknown statistic, a budget too small, a plan that is
+            not valid here, a NaN row.
 
     Example:
         >>> import torch, fastpref
@@ -659,15 +707,67 @@ def linear_logprobs(
     require_shape("targets", targets, (hidden.shape[0],))
     require_same("targets", targets, "hidden", hidden, dtype=False)
     check_stats(stats)
-    backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
     threshold, main_grad = check_gradient_filter(gradient_filter), check_main_grad(main_grad, operands.weight)
-    problem = head_problem(operands, hidden.shape[0], threshold, main_grad)
-    plan = plan_recompute(problem, budget_bytes)
-    tiling = Tiling(plan.vocab_chunk, plan.row_block)
+    chosen = backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
+    problem = head_problem(operands, ids, transform, chosen, threshold, main_grad, scalar_loss=False)
+    made = make_plan(problem, budget_bytes, plan)
+    if explain:
+        return made
+    tiling = Tiling(made.vocab_chunk, made.row_block, made.kept_rows)
     return run_recompute(
-        operands, ids, transform, tiling, backend, stats=stats, gradient_filter=threshold, main_grad=main_grad
+        operands,
+        ids,
+        transform,
+        tiling,
+        backend,
+        stats=stats,
+        keep=made.design == "D3",
+        gradient_filter=threshold,
+        main_grad=main_grad,
+    )[0]
+
+
+def count_active(ids: Tensor) -> int:
+    """The rows that reach the head: those that are not ignored where that can be known without a synchronisation, else all."""
+    on_host = ids.device.type == "cpu" and not is_traced(ids)
+    return int((ids != IGNORED).sum()) if on_host else ids.shape[0]
+
+
+def head_problem(
+    operands: LinearInput,
+    ids: Tensor,
+    transform: LogitTransform,
+    backend: Backend,
+    gradient_filter: float | None = None,
+    main_grad: Tensor | None = None,
+    **more: Any,
+) -> HeadProblem:
+    """What the planner needs to know of a head and its rows; ``more`` are fields of ``HeadProblem`` that only the caller knows."""
+    rows, (hidden, weight, bias) = count_active(ids), (operands.hidden, operands.weight, operands.bias)
+    # A divergence looks at two heads' logits side by side, chunk by chunk.
+    engine = None if more.get("divergence") else Head(weight, bias, transform, backend).engine(hidden)
+    return HeadProblem(
+        rows=rows,
+        vocab=weight.shape[0],
+        hidden=hidden.shape[1],
+        itemsize=hidden.element_size(),
+        weight_itemsize=weight.element_size(),
+        gradients=operands.requires_grad,
+        hidden_gradient=hidden.requires_grad,
+        weight_gradient=weight.requires_grad,
+        bias_gradient=bias is not None and bias.requires_grad,
+        float16=engine is None and gradient_dtype(hidden, weight) == torch.float16,
+        ignored=rows < ids.shape[0] or not hidden.is_contiguous(),
+        device="cpu" if ids.device.type == "cpu" else "gpu",
+        mixed=hidden.dtype != weight.dtype,
+        main_grad=main_grad is not None,
+        gradient_filter=gradient_filter is not None,
+        tiles=None if engine is None else engine.planes(hidden.dtype, weight.dtype),
+        softcap=transform.softcap is not None,
+        threads=torch.get_num_threads(),
+        **more,
     )
 
 
@@ -679,10 +779,16 @@ def run_recompute(
     backend: str | None,
     source: str = "hidden",
     stats: Sequence[str] = (),
+    shared: Tensor | None = None,
+    keep: bool = False,
     gradient_filter: float | None = None,
     main_grad: Tensor | None = None,
-) -> TokenLogProbs:
-    """Plan D0 on validated operands and normalised targets."""
+) -> tuple[TokenLogProbs, Tensor]:
+    """Plans D0 and D3 on validated operands and normalised targets.
+
+    ``shared [T, H]`` are the hidden states of a reference with the same head, whose log-probs ``[T]`` are the second value (else of no
+    elements). ``keep``: the logits of the first ``tiling.boundary`` rows stay until backward.
+    """
     asked = check_stats(stats)
     outputs = _linear_logprobs(
         operands.hidden,
@@ -697,8 +803,13 @@ def run_recompute(
         tiling.row_block,
         backend or "auto",
         asked,
+        shared,
+        tiling.boundary,
+        keep,
         gradient_filter,
         main_grad,
     )
     refuse_nan(outputs[0], ids, source)
-    return _unpack(outputs, asked, ids.shape)
+    if shared is not None:
+        refuse_nan(outputs[6], ids, "reference hidden")
+    return _unpack(outputs[:6], asked, ids.shape), outputs[6]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -206,8 +207,24 @@ def linear_call(
 
 def plans(objective: Objective) -> list[str]:
     """The plans that its declared traits allow."""
-    over_vocabulary = {"forward_kl", "reverse_kl"} & set(objective.traits.vocabulary)
-    return ["D0"] if objective.traits.coupling == "batch" or over_vocabulary else ["D0", "D1"]
+    traits = objective.traits
+    if {"forward_kl", "reverse_kl"} & set(traits.vocabulary):
+        return ["D0"]
+    found = ["D0", "D3"]
+    if traits.coupling != "batch":
+        found.append("D1")
+        known = traits.coupling == "sequence" or (traits.coupling == "pair" and traits.margin_only)
+        takes_tokens = traits.vocabulary or "old_logps" in (*traits.data, *traits.optional_data)
+        if known and traits.level == "sequence" and not takes_tokens:
+            found.append("D2")
+    return sorted(found)
+
+
+def least_budget(call: LinearCall, plan: str) -> int:
+    """The smallest budget with which the plan can be used."""
+    with pytest.raises(ValueError, match=plan) as refused:
+        call.fused(plan=plan, budget_bytes=1)
+    return int(re.search(r"\((\d+) bytes in all\)", str(refused.value)).group(1))
 
 
 def deviation(call: LinearCall, **options: Any) -> tuple[float, float]:

@@ -6,10 +6,6 @@ import torch
 from tests import family
 
 
-def has_d1(objective) -> bool:
-    return "D1" in family.plans(objective)
-
-
 @family.each()
 def test_every_allowed_plan_equals_the_plain_composition(objective):
     for plan in family.plans(objective):
@@ -19,18 +15,29 @@ def test_every_allowed_plan_equals_the_plain_composition(objective):
         assert gradient < 1e-11, plan
 
 
-@family.each(has_d1)
-def test_d1_in_several_groups(objective):
+@family.each()
+def test_the_smallest_budget_of_each_plan(objective):
+    """D1 in several groups, D2 in several blocks of rows, D3 with a part of the rows kept."""
     call = family.linear_call(objective)
-    out = call.fused(plan="D1", budget_bytes=14 * (37 * 8 + 300))
-    assert len(out.plan.groups) > 1, "the budget holds the largest prompt and not the call"
-    assert family.deviation(call, plan="D1", budget_bytes=14 * (37 * 8 + 300))[1] < 1e-11
+    for plan in family.plans(objective)[1:]:
+        budget = family.least_budget(call, plan) + 40
+        out = call.fused(plan=plan, budget_bytes=budget)
+        assert out.plan.scratch_bytes <= budget
+        if plan == "D1":
+            assert len(out.plan.groups) > 1
+        elif plan == "D2":
+            assert out.plan.row_block == 1
+        else:
+            assert out.plan.kept_rows == 1
+        assert family.deviation(call, plan=plan, budget_bytes=budget)[1] < 1e-11
 
 
-@family.each(lambda o: not has_d1(o))
-def test_a_plan_that_is_not_allowed_is_refused(objective):
-    with pytest.raises(ValueError, match="'D1' cannot be used"):
-        family.linear_call(objective).fused(plan="D1")
+@pytest.mark.parametrize("plan", ["D1", "D2", "D3"])
+@family.each()
+def test_a_plan_that_is_not_allowed_is_refused(objective, plan):
+    if plan not in family.plans(objective):
+        with pytest.raises(ValueError, match=f"'{plan}' cannot be used"):
+            family.linear_call(objective).fused(plan=plan)
 
 
 @family.each()

@@ -78,7 +78,9 @@ def test_the_sum_of_many_small_gradients_keeps_what_16_bits_lose():
         fastpref.linear_logprobs(p.hidden, p.weight, p.targets, main_grad=main_grad).logps.sum().backward()
         fastpref.linear_logprobs(p.hidden, p.weight, p.targets).logps.sum().backward()
     (64 * oracle.token_logps(exact.hidden, exact.weight, None, exact.targets).sum()).backward()
-    errors = [((g.double() - exact.weight.grad).norm() / exact.weight.grad.norm()).item() for g in (main_grad, p.weight.grad)]
+    errors = [
+        ((g.double() - exact.weight.grad).norm() / exact.weight.grad.norm()).item() for g in (main_grad, p.weight.grad)
+    ]
     assert errors[0] < 5e-3 < errors[1]
 
 

@@ -218,7 +218,7 @@ struct StatsScratch {
     s.scale = arena->take<float>(padded);
     s.partial = arena->take<float>(Segments(a.vocab).count * (statistics ? kFields : 2) * padded);
     const int64_t left = pair_bytes(k_blocks, planes_of(a.weight_dtype));
-    s.group = larger(kLeftBytes / left, 1);
+    s.group = smaller(larger(kLeftBytes / left, 1), smaller(Segments(a.vocab).size / kEdge, blocks_of(a.vocab)));
     s.weights = arena->take<char>(a.threads * s.group * left);
     s.chains = TargetChains::take(arena, a.rows, a.vocab);
     return s;

@@ -206,7 +206,10 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class Backend(Protocol):
-    """The contract. Callers guarantee validated input; a backend checks nothing that costs a synchronisation.
+    """The contract. A backend may have a ``head`` beside it (:class:`fastpref.backends.cpu_head.CpuHead`) that runs a linear head over the
+    whole vocabulary in one call; without one, or where it does not take the operands, the row primitives run on chunks of logits.
+
+    Callers guarantee validated input; a backend checks nothing that costs a synchronisation.
 
     Common arguments: ``logits [R, C]`` with a contiguous last dimension and any row stride, covering vocabulary columns
     ``[col0, col0 + C)``; ``targets [R]`` int64 contiguous, in ``[0, V)`` or negative for an ignored row (which is never read).

@@ -18,6 +18,7 @@ import torch  # before fastpref._C, so that both use the OpenMP runtime that tor
 from torch import Tensor
 
 from .base import Direction, KlState, LogitTransform, RowState
+from .cpu_head import CpuHead
 
 ABI_VERSION = 3
 """Version of the functions of ``fastpref._C`` that this file was written for."""
@@ -66,6 +67,7 @@ class CpuBackend:
     def __init__(self) -> None:
         self._native = native = load_native()
         self._dtypes = {torch.float32: native.FLOAT32, torch.bfloat16: native.BFLOAT16, torch.float16: native.FLOAT16}
+        self.head = CpuHead(native, self._dtypes)
 
     def describe(self) -> str:
         """One line for ``fastpref doctor``."""

@@ -91,6 +91,18 @@ class CpuHead:
             torch.get_num_threads(),
         )
 
+    def planes(self, hidden: torch.dtype, weight: torch.dtype) -> tuple[int, int]:
+        """bf16 numbers per element of either operand."""
+        return PLANES[hidden], PLANES[weight]
+
+    def kept_bytes(
+        self, hidden: torch.dtype, weight: torch.dtype, transform: LogitTransform, rows: int, vocab: int
+    ) -> int:
+        """What is kept of the logits of some rows."""
+        tiling = HeadTiling(TILE_EDGE, TILE_EDGE)
+        softcap = transform.softcap is not None
+        return self.sizes(hidden, weight, (rows, vocab, 1), tiling, softcap=softcap, kept_rows=rows).kept
+
     def sizes(
         self,
         hidden: torch.dtype,
@@ -160,7 +172,9 @@ class CpuHead:
             spare = RowState.start(hidden.shape[0], hidden.device, torch.float32, names)
             filled = (spare.s2, spare.sd, spare.total, spare.top, spare.argmax)
             optional = tuple(b if a is None else a for a, b in zip(optional, filled, strict=True))  # type: ignore[assignment]
-        sizes = self._scratch(operands, HeadTiling(TILE_EDGE, TILE_EDGE), optional[0] is not None, False, False, False, 0)
+        sizes = self._scratch(
+            operands, HeadTiling(TILE_EDGE, TILE_EDGE), optional[0] is not None, False, False, False, 0
+        )
         s2, sd, total, top, argmax = (_address(value) for value in optional)
         scratch = _aligned(sizes[0], hidden.device)
         self._native.head_stats(

@@ -192,8 +192,12 @@ def test_bits_depend_on_no_thread_tiling_or_neighbour(head, name):
         for n in (1, 2, 3, 5):
             torch.set_num_threads(n)
             again = Run(head, case, STATISTICS, kept_rows=32)
-            assert torch.equal(again.found.logps, first.found.logps) and torch.equal(again.found.entropy, first.found.entropy)
-            assert all(torch.equal(a, b) for a, b in zip(again.gradients(use_kept=True).values(), grads.values(), strict=True))
+            assert torch.equal(again.found.logps, first.found.logps) and torch.equal(
+                again.found.entropy, first.found.entropy
+            )
+            assert all(
+                torch.equal(a, b) for a, b in zip(again.gradients(use_kept=True).values(), grads.values(), strict=True)
+            )
     finally:
         torch.set_num_threads(threads)
     # A row's numbers do not depend on the other rows or on its place among them.

@@ -1,0 +1,76 @@
+"""Scratch of the tile kernels (``csrc/cpu/head_amx.cpp``) in bytes, as pure functions of shapes; a test holds them to what the kernels take.
+
+``planes`` are the bf16 numbers per element of hidden states and head; everything is padded to blocks of 32 rows and columns.
+"""
+
+from __future__ import annotations
+
+EDGE = 32
+LEFT_BYTES = 512 << 10  # of the head's strips that a thread packs at a time
+SEGMENT, MOST_SEGMENTS = 1024, 64
+FIELDS, PLAIN_FIELDS = 7, 2
+
+
+def padded(n: int) -> int:
+    """``n`` rounded up to whole blocks."""
+    return -(-n // EDGE) * EDGE
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // 64) * 64
+
+
+def statistics_bytes(
+    rows: int, vocab: int, hidden: int, planes: tuple[int, int], threads: int, *, all_statistics: bool = False
+) -> int:
+    """Of the statistics of ``rows`` rows."""
+    segment = max(SEGMENT, padded(-(-vocab // MOST_SEGMENTS)))
+    left = 2 * EDGE * padded(hidden) * planes[1]
+    together = min(max(LEFT_BYTES // left, 1), segment // EDGE, padded(vocab) // EDGE)
+    parts = (
+        2 * padded(rows) * padded(hidden) * planes[0],
+        4 * padded(rows),
+        4 * -(-vocab // segment) * (FIELDS if all_statistics else PLAIN_FIELDS) * padded(rows),
+        threads * together * left,
+        4 * (padded(vocab) // EDGE),
+        4 * rows,
+    )
+    return sum(map(_aligned, parts))
+
+
+def gradient_bytes(
+    rows: int,
+    vocab: int,
+    hidden: int,
+    planes: tuple[int, int],
+    chunk: int,
+    row_block: int,
+    *,
+    dx: bool = True,
+    dw: bool = True,
+    db: bool = False,
+) -> int:
+    """Of the gradients of ``rows`` rows, ``chunk`` vocabulary columns and ``row_block`` rows at a time."""
+    chunk, block = min(padded(chunk), padded(vocab)), min(padded(row_block), padded(rows))
+    of_hidden, of_head = (2 * n * padded(hidden) * p for n, p in zip((block, chunk), planes, strict=True))
+    of_gradient = 2 * block * chunk * max(planes)
+    parts = (
+        of_hidden * (1 + dw),
+        of_head * (1 + dx),
+        of_gradient * (dx + dw),
+        (chunk // EDGE) * (block // EDGE),
+        4 * padded(rows) * padded(hidden) * dx,
+        4 * chunk * padded(hidden) * (dw and block < padded(rows)),
+        4 * chunk * (block // EDGE) * db,
+        *[4 * padded(rows)] * 3,
+        4 * (padded(vocab) // EDGE),
+        4 * rows,
+    )
+    return sum(map(_aligned, parts))
+
+
+def kept_bytes(rows: int, vocab: int, planes: tuple[int, int], *, softcap: bool = False) -> int:
+    """What is kept of the logits of ``rows`` rows: bf16 exponentials and their references, or the logits in float32."""
+    exponentials = planes == (1, 1) and not softcap
+    block = 2 * EDGE * EDGE + 4 * EDGE if exponentials else 4 * EDGE * EDGE
+    return (padded(vocab) // EDGE) * (padded(rows) // EDGE) * block
