@@ -452,7 +452,7 @@ def linear_token_kl(
     transform, way = make_transform(temperature, softcap, logit_scale), check_direction(direction)
     backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
     ids = normalise_targets(targets, vocab, ignore_index)
-    problem = head_problem(operands, rows, None, None, online_reference=True, divergence=True)
+    problem = head_problem(operands, rows, reference=other, divergence=True)
     plan = plan_recompute(problem, budget_bytes)
     return run_recompute_kl(operands, other, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), way, backend)
 

@@ -52,6 +52,7 @@ class HeadProblem:
         mixed: hidden states and weight have different dtypes, so the gradients' GEMMs run in float32.
         main_grad: dW goes into a float32 buffer of the caller.
         gradient_filter: blocks of the gradients' GEMMs are left out.
+        narrow_reference: the reference that runs in the same pass has a 16-bit operand.
     """
 
     rows: int
@@ -69,6 +70,7 @@ class HeadProblem:
     mixed: bool = False
     main_grad: bool = False
     gradient_filter: bool = False
+    narrow_reference: bool = False
 
     @property
     def logit_bytes(self) -> int:
@@ -126,7 +128,7 @@ def row_overhead_bytes(problem: HeadProblem) -> int:
     partial product."""
     statistics = 6 * 4 + 8
     if problem.itemsize != 2:
-        return statistics
+        return statistics + (4 * problem.hidden if problem.narrow_reference else 0)
     heads = 2 if problem.divergence else 1
     dx = (4 if problem.gradients else 0) + (2 if problem.narrow_gradients else 0)
     return statistics + problem.hidden * (4 * heads + dx)
@@ -141,7 +143,8 @@ def chunk_bytes(problem: HeadProblem, rows: int, vocab_chunk: int, row_block: in
 def operand_bytes(problem: HeadProblem, vocab_chunk: int, row_block: int, *, split: bool) -> int:
     """Scratch of one vocabulary chunk besides its logits: a 16-bit head's rows in float32, the 16-bit gradient of the logits, a float32 dW
     chunk where it is not written at once (``split``: rows come in several blocks), and the operands of a filtered GEMM."""
-    per_column = 4 * (2 if problem.divergence else 1) if problem.narrow_weight else 0
+    narrow = problem.narrow_weight or problem.narrow_reference
+    per_column = 4 * (2 if problem.divergence else 1) if narrow else 0
     if problem.gradients and problem.weight_gradient:
         at_once = problem.narrow_gradients and not split and not problem.gradient_filter
         if problem.main_grad:
@@ -212,6 +215,8 @@ def plan_resident(problem: HeadProblem, budget_bytes: int | None) -> Plan | None
     per_row = problem.vocab * problem.logit_bytes + row_overhead_bytes(problem) + problem.hidden * problem.itemsize * 2
     chunk = even_chunk(problem.vocab, CHUNK_COLUMNS)
     accumulator = problem.vocab * problem.hidden * problem.logit_bytes
+    if problem.narrow_gradients:  # what is added to it
+        accumulator += chunk * problem.hidden * 2
     per_row += operand_bytes(problem, chunk, 1, split=False) - operand_bytes(problem, chunk, 0, split=False)
     fixed = operand_bytes(problem, chunk, 0, split=False)
     keeps_dw = problem.main_grad and problem.weight_gradient

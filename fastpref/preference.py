@@ -384,7 +384,7 @@ def linear_preference_loss(
             main_grad,
             unit_rows=_unit_rows(call, units),
             coupling=chosen.traits.coupling,
-            online_reference=online is not None,
+            reference=online,
             divergence=direction is not None,
         ),
         budget_bytes,

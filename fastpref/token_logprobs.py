@@ -545,9 +545,15 @@ def check_main_grad(main_grad: Tensor | None, weight: Tensor) -> Tensor | None:
 
 
 def head_problem(
-    operands: LinearInput, rows: int, gradient_filter: float | None, main_grad: Tensor | None, **traits: Any
+    operands: LinearInput,
+    rows: int,
+    gradient_filter: float | None = None,
+    main_grad: Tensor | None = None,
+    reference: LinearInput | None = None,
+    **traits: Any,
 ) -> HeadProblem:
-    """What the planner needs to know of these operands, of which ``rows`` reach the head, and of the ``traits`` of the objective."""
+    """What the planner needs to know of these operands, of which ``rows`` reach the head, of a reference that runs in the same pass, and of
+    the ``traits`` of the objective."""
     hidden, weight = operands.hidden, operands.weight
     return HeadProblem(
         rows=rows,
@@ -561,6 +567,9 @@ def head_problem(
         mixed=hidden.dtype != weight.dtype,
         main_grad=main_grad is not None,
         gradient_filter=gradient_filter is not None,
+        online_reference=reference is not None,
+        narrow_reference=reference is not None
+        and min(reference.hidden.element_size(), reference.weight.element_size()) == 2,
         **traits,
     )
 

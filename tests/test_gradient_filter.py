@@ -103,7 +103,9 @@ def test_nan_rows_are_kept_and_ignored_rows_are_not_looked_at():
     lse = torch.zeros(3)
 
     def columns(targets):
-        (piece,) = GradientFilter(1e-3, torch.tensor(targets), lse, LogitTransform()).pieces(logits, (0, 256), slice(0, 3))
+        (piece,) = GradientFilter(1e-3, torch.tensor(targets), lse, LogitTransform()).pieces(
+            logits, (0, 256), slice(0, 3)
+        )
         return piece[1]
 
     assert torch.equal(columns([5, 7, -1]), torch.arange(BLOCK))
@@ -131,7 +133,8 @@ def test_a_preference_loss_with_a_filter(plan):
 
 
 @pytest.mark.parametrize(
-    ("threshold", "error"), [(0.0, ValueError), (1.0, ValueError), (float("nan"), ValueError), ("x", TypeError), (True, TypeError)]
+    ("threshold", "error"),
+    [(0.0, ValueError), (1.0, ValueError), (float("nan"), ValueError), ("x", TypeError), (True, TypeError)],
 )
 def test_thresholds_that_are_refused(threshold, error):
     hidden, weight, targets = peaked(torch.float32)

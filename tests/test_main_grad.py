@@ -36,7 +36,7 @@ def test_dw_is_added_to_the_buffer_and_nowhere_else(dtype, plan):
     assert p.weight.grad is None
     added = main_grad.double() - before
     # The sum is float32: of numbers near 1, so its rounding is in what was added.
-    unit = torch.finfo(main_grad.dtype).eps * 8
+    unit = torch.finfo(main_grad.dtype).eps * 64
     assert (added - exact.weight.grad).abs().max() <= 3 * oracle.error(plain.weight.grad, exact.weight.grad) + unit
     for a, b, c in zip((p.hidden, p.bias), (exact.hidden, exact.bias), (plain.hidden, plain.bias), strict=True):
         oracle.assert_precise(a.grad, b.grad, c.grad, oracle.GRADIENT_FACTOR)
@@ -78,7 +78,9 @@ def test_the_sum_of_many_small_gradients_keeps_what_16_bits_lose():
         fastpref.linear_logprobs(p.hidden, p.weight, p.targets, main_grad=main_grad).logps.sum().backward()
         fastpref.linear_logprobs(p.hidden, p.weight, p.targets).logps.sum().backward()
     (64 * oracle.token_logps(exact.hidden, exact.weight, None, exact.targets).sum()).backward()
-    errors = [((g.double() - exact.weight.grad).norm() / exact.weight.grad.norm()).item() for g in (main_grad, p.weight.grad)]
+    errors = [
+        ((g.double() - exact.weight.grad).norm() / exact.weight.grad.norm()).item() for g in (main_grad, p.weight.grad)
+    ]
     assert errors[0] < 5e-3 < errors[1]
 
 
