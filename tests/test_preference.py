@@ -132,7 +132,7 @@ def test_many_groups_of_a_16_bit_head_keep_the_precision_rule():
     exact, plain = p.at(torch.float64), p.at(torch.bfloat16)
     oracle.linear_dpo(exact, BETA).backward()
     oracle.linear_dpo(plain, BETA).backward()
-    out = fused(p, plan="D1", budget_bytes=2 * 500 * 16 * 4 + 45_000)
+    out = fused(p, plan="D1", budget_bytes=2 * 500 * 16 * 4 + 61_000)
     out.loss.backward()
     assert len(out.plan.groups) > 4
     assert out.plan.float32_weight_gradient
