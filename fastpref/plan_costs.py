@@ -78,6 +78,7 @@ class HeadProblem:
         mixed: hidden states and head have different dtypes, so that the gradients' GEMMs run in float32.
         main_grad: dW goes into a float32 buffer of the caller.
         gradient_filter: blocks of the gradients' GEMMs are left out.
+        narrow_reference: an online reference has a 16-bit operand, which the GEMMs of chunks take in float32.
         tiles: bf16 numbers per element of hidden states and head where the tile kernels run the whole vocabulary in one call (see
             :mod:`fastpref.tile_costs`); ``None``: chunks of logits by GEMM calls.
         softcap: the logits are soft-capped.
@@ -108,6 +109,7 @@ class HeadProblem:
     mixed: bool = False
     main_grad: bool = False
     gradient_filter: bool = False
+    narrow_reference: bool = False
     tiles: tuple[int, int] | None = None
     softcap: bool = False
     threads: int = 1
@@ -305,6 +307,8 @@ def row_bytes(problem: HeadProblem) -> int:
         wide = problem.rows * problem.reference_hidden * 4 if problem.divergence else 0
         forward += problem.sweep_rows * size * 4 + wide
         backward += problem.rows * size * 4 + wide
+    elif problem.narrow_reference:
+        forward += problem.rows * problem.reference_hidden * 4
     return problem.rows * ROW_BYTES + max(forward, backward)
 
 
@@ -322,7 +326,8 @@ def chunk_bytes(problem: HeadProblem, rows: int, vocab_chunk: int, row_block: in
 
 def cast_bytes(problem: HeadProblem, vocab_chunk: int) -> int:
     """A 16-bit head's rows of one chunk in float32, for exact logits."""
-    return vocab_chunk * problem.hidden * 4 * (2 if problem.divergence else 1) if problem.narrow_weight else 0
+    size = max(problem.hidden, problem.reference_hidden) if problem.narrow_reference else problem.hidden
+    return vocab_chunk * size * 4 * (2 if problem.divergence else 1) if problem.narrow_weight or problem.narrow_reference else 0
 
 
 def product_bytes(problem: HeadProblem, vocab_chunk: int, *, split: bool) -> int:

@@ -408,6 +408,7 @@ def linear_preference_loss(
             unit_rows=_unit_rows(call, units),
             coupling=chosen.traits.coupling,
             online_reference=online is not None,
+            narrow_reference=online is not None and 2 in (online.hidden.element_size(), online.weight.element_size()),
             reference_hidden=0 if online is None else online.hidden.shape[1],
             shared_head=source.shared,
             divergence=direction is not None,

@@ -36,7 +36,7 @@ def test_dw_is_added_to_the_buffer_and_nowhere_else(dtype, plan):
     assert p.weight.grad is None
     added = main_grad.double() - before
     # The sum is float32: of numbers near 1, so its rounding is in what was added.
-    unit = torch.finfo(main_grad.dtype).eps * 8
+    unit = torch.finfo(main_grad.dtype).eps * 64
     assert (added - exact.weight.grad).abs().max() <= 3 * oracle.error(plain.weight.grad, exact.weight.grad) + unit
     for a, b, c in zip((p.hidden, p.bias), (exact.hidden, exact.bias), (plain.hidden, plain.bias), strict=True):
         oracle.assert_precise(a.grad, b.grad, c.grad, oracle.GRADIENT_FACTOR)

@@ -90,6 +90,31 @@ def test_a_plan_never_exceeds_a_named_budget(rows, vocab, hidden, itemsize, budg
         assert all(a[1] == b[0] for a, b in zip(plan.groups, plan.groups[1:], strict=False))
 
 
+def test_what_operands_are_cast_to_is_counted():
+    def scratch(**changes):
+        return make_plan(problem(**changes), 1 << 30, design="D0").scratch_bytes
+
+    columns, rows, hidden = 4096, 1024, 576  # of one chunk
+    assert (
+        scratch(weight_itemsize=2, mixed=True) == scratch() + 2 * columns * hidden * 4
+    )  # the weight, and dW before it is rounded
+    assert (
+        scratch(itemsize=2, weight_itemsize=4, mixed=True) == scratch() + 2 * rows * hidden * 4
+    )  # the hidden states and dX
+    assert scratch(narrow_reference=True) == scratch() + (columns + rows) * hidden * 4
+    narrow = scratch(itemsize=2)
+    assert narrow == scratch() + columns * hidden * 4 + rows * columns * 2 + rows * hidden * (4 + 4 + 2)
+    assert scratch(itemsize=2, main_grad=True) == narrow + columns * hidden * 2
+    assert scratch(gradient_filter=True) > scratch()
+
+
+def test_d1_keeps_dw_in_float32_for_a_main_grad():
+    plan = make_plan(problem(main_grad=True), 256 << 20, design="D1")
+    assert plan.float32_weight_gradient
+    assert plan.scratch_bytes >= 49152 * 576 * 4 + 256 * 49152 * 4
+    assert make_plan(problem(main_grad=True)).design == "D0"
+
+
 def test_without_a_named_budget_the_least_workable_plan_is_taken():
     huge = problem(rows=200_000, coupling="batch", itemsize=2, hidden=8192)
     assert make_plan(huge).scratch_bytes > DEFAULT_BUDGET_BYTES

@@ -73,7 +73,7 @@ def test_divergences(rows_seen):
 @pytest.mark.parametrize("plan", ["D0", "D1"])
 def test_a_satisfied_hinge_runs_no_gradient(plan, rows_seen):
     p = oracle.make_problem(torch.float32, [6, 7, 8, 9], ignored=0.0)
-    reference = torch.tensor([-1e4, -10.0, -10.0, -10.0], dtype=torch.float64)  # the first pair's margin is huge
+    reference = torch.tensor([-1e4, -10.0, -10.0, -1e4], dtype=torch.float64)  # margins far above and far below 0
     out = fastpref.linear_preference_loss(
         "hinge", p.hidden, p.weight, p.targets, p.cu_seqlens, bias=p.bias, reference=reference, beta=0.1, plan=plan,
         budget_bytes=None if plan == "D0" else 17 * 301 * 4 + 12_000,
