@@ -16,13 +16,11 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch: shared cores
 
 import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measure import interleaved, stream_limits, write_json
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,12 +54,15 @@ class Problem:
 
 
 def trl_log_softmax(logits: Tensor, targets: Tensor) -> Tensor:
-    """As TRL's ``selective_log_softmax`` does it: row by row, and by log-sum-exp where the dtype is exact enough for that."""
+    """As TRL's ``selective_log_softmax`` does it: row by row, and by log-sum-exp where the dtype is exact enough for that.
+
+    ``[..., V]`` and ``[...]`` to ``[...]``; a row is whatever the first dimension counts.
+    """
     if logits.dtype == torch.float32:
         lse = torch.stack([row.logsumexp(-1) for row in logits])
-        return logits.gather(-1, targets[:, None]).squeeze(-1) - lse
+        return logits.gather(-1, targets[..., None]).squeeze(-1) - lse
     rows = zip(logits, targets, strict=True)
-    return torch.stack([row.log_softmax(-1).gather(-1, target[None]).squeeze(-1) for row, target in rows])
+    return torch.stack([row.log_softmax(-1).gather(-1, target[..., None]).squeeze(-1) for row, target in rows])
 
 
 def statistics_variants(p: Problem, backend: CpuBackend) -> Variants:
@@ -114,18 +115,6 @@ def gradient_variants(p: Problem, backend: CpuBackend) -> Variants:
     }
 
 
-def interleaved(variants: Variants, repeats: int) -> dict[str, float]:
-    """Median seconds of each, one run of each per round, after one round of warming up."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for round_ in range(repeats + 1):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            run()
-            if round_ > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(all_) for name, all_ in seconds.items()}
-
-
 def report(task: str, p: Problem, seconds: dict[str, float], needed: int) -> dict[str, object]:
     """Prints one table; returns it for ``--json``."""
     ours = seconds[OURS]
@@ -171,20 +160,13 @@ def main() -> None:
     for name in args.dtypes:
         p = Problem(args.rows, args.vocab, getattr(torch, name))
         memory = p.logits.clone()
-        place = {"words": memory.data_ptr(), "n": p.nbytes // 8, "threads": threads}
-        variants = statistics_variants(p, backend) | {LIMIT: lambda place=place: native.stream_read(**place)}
-        tables.append(report("statistics", p, interleaved(variants, args.repeats), p.nbytes))
-        variants = gradient_variants(p, backend) | {LIMIT: lambda place=place: native.stream_update(**place)}
-        tables.append(report("gradient in place", p, interleaved(variants, args.repeats), 2 * p.nbytes))
-        del variants, memory
-    if args.json is not None:
-        header = {
-            "torch": torch.__version__,
-            "threads": threads,
-            "backend": backend.describe(),
-            "repeats": args.repeats,
-        }
-        args.json.write_text(json.dumps(header | {"tables": tables}, indent=1) + "\n")
+        read, update = stream_limits(native, memory)
+        variants = statistics_variants(p, backend) | {LIMIT: read}
+        tables.append(report("statistics", p, interleaved(variants, args.repeats).medians(), p.nbytes))
+        variants = gradient_variants(p, backend) | {LIMIT: update}
+        tables.append(report("gradient in place", p, interleaved(variants, args.repeats).medians(), 2 * p.nbytes))
+        del variants, memory, read, update
+    write_json(args.json, {"backend": backend.describe(), "repeats": args.repeats, "tables": tables})
 
 
 if __name__ == "__main__":
