@@ -4,8 +4,8 @@ FLOPs are exact: they are those of the GEMM calls that :mod:`fastpref.linear_hea
 operands and results of every GEMM and row primitive, as if no cache held anything between two of them: the same yardstick for every plan.
 Scratch is what a call has allocated at its peak besides its inputs, its outputs and the gradients.
 
-Seconds are FLOPs and bytes at the nominal rates of a class of devices, plus a fixed time for each GEMM call and each group of units. They only
-order the plans of one problem: only the ratios of the rates matter, and these move far less from machine to machine than the rates.
+Seconds are FLOPs and bytes at the nominal rates of a class of devices, plus the first touch of what is fresh in the scratch and a fixed time
+for each GEMM call and each group of units. They only order the plans of one problem: only the ratios of the rates matter, and these move far less from machine to machine than the rates.
 """
 
 from __future__ import annotations
@@ -24,21 +24,27 @@ class DeviceClass:
     Attributes:
         flops: per second, by bytes of an operand element.
         bandwidth: bytes per second to and from memory.
+        fresh_bandwidth: bytes per second of memory that is touched for the first time: every page is a fault on a CPU. A GPU's allocator
+            keeps what it has.
         call_seconds: of a GEMM call besides its FLOPs and bytes: dispatch, packing, and the row primitive that goes with it.
         group_seconds: of a group of units besides its GEMMs: rows are picked, and stage 2 and its gradient run once more, on the host.
     """
 
     flops: dict[int, float]
     bandwidth: float
+    fresh_bandwidth: float
     call_seconds: float
     group_seconds: float
 
 
 DEVICES = {
-    "cpu": DeviceClass({2: 400e9, 4: 200e9, 8: 100e9}, 20e9, 2e-5, 2e-3),
-    "gpu": DeviceClass({2: 400e12, 4: 40e12, 8: 20e12}, 2e12, 1e-5, 3e-3),
+    "cpu": DeviceClass({2: 400e9, 4: 200e9, 8: 100e9}, 20e9, 3e9, 2e-5, 2e-3),
+    "gpu": DeviceClass({2: 400e12, 4: 40e12, 8: 20e12}, 2e12, float("inf"), 1e-5, 3e-3),
 }
 """A few cores of a server; a data-centre GPU, where a group also waits for the host."""
+
+REUSED_BYTES = 32 << 20
+"""Scratch up to this is memory that the process already has; an allocator gives larger pieces back to the system when they are freed."""
 
 ROW_BYTES = 256
 """Per row that reaches the head: statistics, coefficients, and stage 2 with its gradient in float64."""
@@ -144,12 +150,13 @@ class Work:
             self.groups + other.groups,
         )
 
-    def seconds(self, problem: HeadProblem) -> float:
-        """At the nominal rates of the problem's device."""
+    def seconds(self, problem: HeadProblem, scratch_bytes: int) -> float:
+        """At the nominal rates of the problem's device, with so much scratch."""
         device = DEVICES[problem.device]
         return (
             self.flops / device.flops[problem.operand_bytes]
             + self.bytes_moved / device.bandwidth
+            + max(scratch_bytes - REUSED_BYTES, 0) / device.fresh_bandwidth
             + self.calls * device.call_seconds
             + self.groups * device.group_seconds
         )
