@@ -60,7 +60,14 @@ def test_the_cheapest_valid_plan_is_taken_and_the_others_are_explained():
         assert (other.seconds is None) or other.seconds >= plan.seconds
     text = str(plan)
     assert text.startswith("D1: 4 group(s)")
-    for words in ("GFLOP", "GB moved", "MiB of scratch", "not D0: costs more", "not D2: the budget", "not D3: costs more"):
+    for words in (
+        "GFLOP",
+        "GB moved",
+        "MiB of scratch",
+        "not D0: costs more",
+        "not D2: the budget",
+        "not D3: costs more",
+    ):
         assert words in text, words
 
 
@@ -160,7 +167,14 @@ def test_wider_logits_take_more_scratch():
     flags=st.fixed_dictionaries(
         {
             name: st.booleans()
-            for name in ("weight_gradient", "hidden_gradient", "bias_gradient", "online_reference", "shared_head", "ignored")
+            for name in (
+                "weight_gradient",
+                "hidden_gradient",
+                "bias_gradient",
+                "online_reference",
+                "shared_head",
+                "ignored",
+            )
         }
     ),
     design=st.sampled_from([None, "D0", "D1", "D2", "D3"]),
