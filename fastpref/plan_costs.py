@@ -4,8 +4,8 @@ FLOPs are exact: they are those of the GEMM calls that :mod:`fastpref.linear_hea
 operands and results of every GEMM and row primitive, as if no cache held anything between two of them: the same yardstick for every plan.
 Scratch is what a call has allocated at its peak besides its inputs, its outputs and the gradients.
 
-Seconds are FLOPs and bytes at the nominal rates of a class of devices, plus a fixed time for each GEMM call and each group of units. They only
-order the plans of one problem: only the ratios of the rates matter, and these move far less from machine to machine than the rates.
+Seconds are FLOPs and bytes at the nominal rates of a class of devices, plus the first touch of what is fresh in the scratch and a fixed time
+for each GEMM call and each group of units. They only order the plans of one problem: only the ratios of the rates matter, and these move far less from machine to machine than the rates.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Work:
         )
 
     def seconds(self, problem: HeadProblem) -> float:
-        """At the nominal rates of the problem's device."""
+        """At the nominal rates of the problem's device. Scratch costs nothing: its memory is kept from call to call."""
         device = DEVICES[problem.device]
         rate = device.flops[problem.operand_bytes]
         if problem.tiles:

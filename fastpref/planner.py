@@ -165,8 +165,9 @@ def _plan(
     float32: bool = False,
     kept_rows: int = 0,
 ) -> Plan:
+    seconds = work.seconds(problem)
     return Plan(
-        design, chunk, block, tuple(groups), float32, work.flops, scratch, kept_rows, work.bytes_moved, work.seconds(problem)
+        design, chunk, block, tuple(groups), float32, work.flops, scratch, kept_rows, work.bytes_moved, seconds
     )  # fmt: skip
 
 

@@ -184,10 +184,11 @@ def linear_call(
     lengths: list[int] = LENGTHS,
     seed: int = 0,
     vocab: int = 37,
+    size: int = 6,
 ) -> LinearCall:
     """Two tokens of the third sequence are ignored; data that can be learnt (``values``) require a gradient."""
     g = torch.Generator().manual_seed(seed)
-    rows, size = sum(lengths), 6
+    rows = sum(lengths)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
@@ -220,10 +221,15 @@ def plans(objective: Objective) -> list[str]:
     return sorted(found)
 
 
-def least_budget(call: LinearCall, plan: str) -> int:
+def least_budget(call: LinearCall, plan: str, **options: Any) -> int:
     """The smallest budget with which the plan can be used."""
     with pytest.raises(ValueError, match=plan) as refused:
-        call.fused(plan=plan, budget_bytes=1)
+        call.fused(plan=plan, budget_bytes=1, **options)
+    return needed_bytes(refused)
+
+
+def needed_bytes(refused: pytest.ExceptionInfo) -> int:
+    """The budget that a refusal names as the least."""
     return int(re.search(r"\((\d+) bytes in all\)", str(refused.value)).group(1))
 
 

@@ -1,10 +1,14 @@
-"""The planner is pure: shapes and a budget in, a plan out."""
+"""The planner is pure: shapes and a budget in, a plan out. That its figures are true of a run: tests/test_plan_figures.py."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastpref.planner import DEFAULT_BUDGET_BYTES, HeadProblem, even_chunk, group_units, make_plan, plan_recompute
+from fastpref.plan_costs import HeadProblem, Work
+from fastpref.planner import DEFAULT_BUDGET_BYTES, even_chunk, group_units, make_plan, plan_recompute
+
+UNIT = 1024 * 576 * 49152
+"""T * H * V."""
 
 
 def problem(**changes) -> HeadProblem:
@@ -12,56 +16,146 @@ def problem(**changes) -> HeadProblem:
     return HeadProblem(**{**base, **changes})
 
 
+def rejected(plan, design: str):
+    (found,) = [r for r in plan.rejected if r.design == design]
+    return found
+
+
 def test_a_pair_that_fits_is_kept_resident():
     plan = make_plan(problem())
     assert plan.design == "D1"
     assert plan.groups == ((0, 1), (1, 2), (2, 3), (3, 4))
     assert plan.scratch_bytes <= DEFAULT_BUDGET_BYTES
-    assert plan.flops == 6 * 1024 * 576 * 49152
+    assert plan.flops == 6 * UNIT
 
 
-def test_float16_takes_d1_only_when_it_is_forced():
-    half = problem(itemsize=2, float16=True)
-    assert make_plan(half).design == "D0"
-    assert make_plan(half, design="D1").design == "D1"
+def test_a_single_pair_that_does_not_fit_accumulates_unscaled_gradients():
+    plan = make_plan(problem(unit_rows=(1024,), known_direction=True))
+    assert plan.design == "D2"
+    assert plan.row_block < 1024
+    assert plan.flops == 6 * UNIT
+    assert plan.scratch_bytes <= DEFAULT_BUDGET_BYTES
+    assert not plan.float32_weight_gradient, "dW is its own accumulator"
+
+
+def test_what_the_budget_holds_is_kept_where_units_are_coupled():
+    plans = [make_plan(problem(coupling="batch"), budget) for budget in (40 << 20, 100 << 20, 1 << 30)]
+    assert [plan.design for plan in plans] == ["D3"] * 3
+    assert 0 < plans[0].kept_rows < plans[1].kept_rows < plans[2].kept_rows == 1024
+    assert plans[2].flops == 6 * UNIT
+    for plan in plans:
+        assert plan.flops == 6 * UNIT + 2 * (1024 - plan.kept_rows) * 576 * 49152
+
+
+def test_many_units_are_not_worth_a_gradient_each():
+    many = problem(rows=4096, vocab=500, hidden=64, unit_rows=(1,) * 4096, known_direction=True)
+    plan = make_plan(many, 1 << 30)
+    assert plan.design != "D2"
+    assert rejected(plan, "D2").seconds > 100 * plan.seconds
+
+
+def test_the_cheapest_valid_plan_is_taken_and_the_others_are_explained():
+    plan = make_plan(problem(known_direction=True))
+    for other in plan.rejected:
+        assert (other.seconds is None) or other.seconds >= plan.seconds
+    text = str(plan)
+    assert text.startswith("D1: 4 group(s)")
+    for words in (
+        "GFLOP",
+        "GB moved",
+        "MiB of scratch",
+        "not D0: costs more",
+        "not D2: the budget",
+        "not D3: costs more",
+    ):
+        assert words in text, words
+
+
+def test_few_flops_do_not_win_where_memory_decides():
+    # A head so thin that making a logit again is cheaper than keeping it.
+    plan = make_plan(problem(hidden=16, coupling="batch"))
+    assert plan.design == "D0"
+    assert rejected(plan, "D3").seconds > plan.seconds
+
+
+def test_float16_takes_d1_and_d2_only_when_they_are_forced():
+    half = problem(itemsize=2, float16=True, known_direction=True)
+    plan = make_plan(half)
+    assert plan.design in ("D0", "D3")
+    assert "float16 gradients are rounded" in rejected(plan, "D1").reason
+    assert {make_plan(half, 512 << 20, d).design for d in ("D1", "D2")} == {"D1", "D2"}
 
 
 def test_a_larger_budget_keeps_more_pairs_together():
-    assert make_plan(problem(), 512 << 20).groups == ((0, 4),)
+    assert make_plan(problem(), 512 << 20, "D1").groups == ((0, 4),)
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"coupling": "batch"}, {"divergence": True}, {"unit_rows": ()}, {"gradients": False}, {"unit_rows": (1024,)}],
+    ("changes", "refused", "words"),
+    [
+        ({"coupling": "batch"}, ["D1", "D2"], "couples all sequences"),
+        ({"divergence": True, "online_reference": True}, ["D1", "D2", "D3"], "KL over the vocabulary"),
+        ({"unit_rows": ()}, ["D1", "D2"], "not known on the host"),
+        ({"gradients": False}, ["D1", "D2", "D3"], "nothing needs a gradient"),
+        ({"scalar_loss": False}, ["D1", "D2"], "returns log-probs"),
+        ({"unit_rows": (1024,)}, ["D1"], "does not hold the logits of the largest unit"),
+        ({"known_direction": False}, ["D2"], "direction of a unit's gradient"),
+    ],
 )
-def test_the_recompute_plan_where_d1_is_not_valid_or_does_not_fit(changes):
-    assert make_plan(problem(**changes)).design == "D0"
+def test_a_plan_that_is_not_valid_is_refused_with_the_reason(changes, refused, words):
+    p = problem(**{"known_direction": True, **changes})
+    chosen = make_plan(p)
+    assert chosen.design not in refused
+    for design in refused:
+        assert words in rejected(chosen, design).reason
+        assert rejected(chosen, design).seconds is None
+        with pytest.raises(ValueError, match=f"'{design}' cannot be used: .*{words}"):
+            make_plan(p, design=design)
 
 
 @pytest.mark.parametrize(
-    ("changes", "d0", "d1"),
+    ("changes", "d0", "others"),
     [
         ({}, 8, 6),
         ({"weight_gradient": False}, 6, 4),
+        ({"hidden_gradient": False}, 6, 4),
         ({"online_reference": True}, 10, 8),
+        ({"online_reference": True, "shared_head": True}, 10, 8),
+        ({"online_reference": True, "reference_hidden": 288}, 9, 7),
     ],
 )
-def test_predicted_flops(changes, d0, d1):
-    unit = 1024 * 576 * 49152
-    assert make_plan(problem(**changes), design="D0").flops == d0 * unit
-    assert make_plan(problem(**changes), design="D1").flops == d1 * unit
-    assert make_plan(problem(gradients=False)).flops == 2 * unit
+def test_predicted_flops(changes, d0, others):
+    p = problem(known_direction=True, **changes)
+    assert make_plan(p, design="D0").flops == d0 * UNIT
+    for design in ("D1", "D2", "D3"):
+        assert make_plan(p, 2 << 30, design).flops == others * UNIT
+    assert make_plan(problem(gradients=False)).flops == 2 * UNIT
+    divergence = problem(divergence=True, online_reference=True)
+    assert make_plan(divergence).flops == 12 * UNIT, "both heads, and both again in backward"
+
+
+def test_a_shared_head_is_read_once():
+    apart = make_plan(problem(online_reference=True), design="D0")
+    together = make_plan(problem(online_reference=True, shared_head=True), design="D0")
+    assert together.bytes_moved < apart.bytes_moved
 
 
 def test_a_16_bit_head_sums_few_groups_directly_and_many_in_float32():
     few = make_plan(problem(itemsize=2), design="D1")
     assert not few.float32_weight_gradient
     large = problem(itemsize=2, rows=16384, unit_rows=(256,) * 64)
-    many = make_plan(large, 176 << 20, design="D1")
+    many = make_plan(large, 192 << 20, design="D1")
     assert many.float32_weight_gradient
-    assert many.scratch_bytes <= 176 << 20
-    # Where the accumulator does not fit, D0 writes dW once.
-    assert make_plan(large, 100 << 20).design == "D0"
+    assert many.scratch_bytes <= 192 << 20
+    # Where the accumulator does not fit, dW is written once.
+    assert make_plan(large, 100 << 20).design in ("D0", "D3")
+
+
+def test_wider_logits_take_more_scratch():
+    narrow, wide = (make_plan(problem(itemsize=2, logit_bytes=b, coupling="batch"), design="D0") for b in (2, 4))
+    assert wide.scratch_bytes > narrow.scratch_bytes
+    kept = [make_plan(problem(itemsize=2, logit_bytes=b), 80 << 20, "D3").kept_rows for b in (2, 4)]
+    assert kept[0] > 1.9 * kept[1]
 
 
 @given(
@@ -70,21 +164,41 @@ def test_a_16_bit_head_sums_few_groups_directly_and_many_in_float32():
     hidden=st.integers(1, 4096),
     itemsize=st.sampled_from([2, 4, 8]),
     budget=st.integers(1 << 16, 1 << 34),
-    weight_gradient=st.booleans(),
+    flags=st.fixed_dictionaries(
+        {
+            name: st.booleans()
+            for name in (
+                "weight_gradient",
+                "hidden_gradient",
+                "bias_gradient",
+                "online_reference",
+                "shared_head",
+                "ignored",
+            )
+        }
+    ),
+    design=st.sampled_from([None, "D0", "D1", "D2", "D3"]),
 )
-def test_a_plan_never_exceeds_a_named_budget(rows, vocab, hidden, itemsize, budget, weight_gradient):
+def test_a_plan_never_exceeds_a_named_budget(rows, vocab, hidden, itemsize, budget, flags, design):
     sizes = (rows // 3, rows // 3, rows - 2 * (rows // 3)) if rows > 2 else (rows,)
-    p = HeadProblem(rows, vocab, hidden, itemsize, sizes, "pair", weight_gradient=weight_gradient)
+    p = HeadProblem(rows, vocab, hidden, itemsize, sizes, "pair", known_direction=True, **flags)
     try:
-        plan = make_plan(p, budget)
+        plan = make_plan(p, budget, design)
     except ValueError as error:
-        needed = int(str(error).split("at least ")[1].split(" ")[0])
-        assert needed > budget
-        assert plan_recompute(p, needed).scratch_bytes <= needed
+        if design in (None, "D0"):
+            needed = int(str(error).split("at least ")[1].split(" ")[0])
+            assert needed > budget
+            assert plan_recompute(p, needed).scratch_bytes <= needed
+        else:
+            needed = int(str(error).split("scratch (" if design != "D2" else "gradients (")[1].split(" ")[0])
+            assert needed > budget
+            assert make_plan(p, needed, design).scratch_bytes <= needed
         return
     assert plan.scratch_bytes <= budget
     assert 1 <= plan.vocab_chunk <= vocab
-    if plan.design == "D1":
+    assert 0 <= plan.kept_rows <= rows
+    assert plan.seconds > 0
+    if plan.groups:
         assert plan.groups[0][0] == 0
         assert plan.groups[-1][1] == len(sizes)
         assert all(a[1] == b[0] for a, b in zip(plan.groups, plan.groups[1:], strict=False))
@@ -118,6 +232,15 @@ def test_d1_keeps_dw_in_float32_for_a_main_grad():
 def test_without_a_named_budget_the_least_workable_plan_is_taken():
     huge = problem(rows=200_000, coupling="batch", itemsize=2, hidden=8192)
     assert make_plan(huge).scratch_bytes > DEFAULT_BUDGET_BYTES
+
+
+def test_more_of_anything_costs_more():
+    base = Work(10**9, 10**6, 10, 1)
+    for more in (Work(flops=1), Work(bytes_moved=1), Work(calls=1), Work(groups=1)):
+        assert (base + more).seconds(problem(), 0) > base.seconds(problem(), 0)
+    assert base.seconds(problem(), 1 << 20) == base.seconds(problem(), 0), "memory that the process has"
+    assert base.seconds(problem(), 1 << 30) > base.seconds(problem(), 0)
+    assert base.seconds(problem(device="gpu"), 1 << 30) < base.seconds(problem(), 0)
 
 
 @given(total=st.integers(1, 10**6), pieces=st.integers(1, 100))

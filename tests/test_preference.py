@@ -1,7 +1,6 @@
 """linear_preference_loss and preference_loss: values, gradients, plans, references, and what they refuse."""
 
 import math
-import re
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 import fastpref
 from fastpref import backends
 from fastpref.objectives import DPO
-from tests import oracle
+from tests import family, oracle
 from tests.emulation import require_triton
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -31,7 +30,7 @@ def least_budget(p: oracle.Problem, plan: str, **options) -> int:
     """The smallest budget with which the plan can be used."""
     with pytest.raises(ValueError, match=plan) as refused:
         fused(p, plan=plan, budget_bytes=1, **options)
-    return int(re.search(r"\((\d+) bytes in all\)", str(refused.value)).group(1))
+    return family.needed_bytes(refused)
 
 
 def ln2(dtype: torch.dtype) -> float:

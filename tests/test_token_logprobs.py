@@ -330,14 +330,16 @@ class TestOperators:
         ids = p.targets.masked_fill(p.targets < 0, -1)
         args = (p.hidden, p.weight, p.bias, ids, None, 1.0, None, 1.0, 128, 64, "eager")
         torch.library.opcheck(torch.ops.fastpref.linear_logprobs, args)
+        torch.library.opcheck(torch.ops.fastpref.linear_logprobs, (*args, "entropy", p.ref_hidden, 4, True))
 
     def test_linear_logprobs_backward(self):
         p = oracle.make_problem(torch.float32, [9])
         ids = p.targets.masked_fill(p.targets < 0, -1)
         a = torch.ones(9)
         parts = (p.hidden.detach(), p.weight.detach(), p.bias.detach(), ids, None, a, a.clone(), a.clone())
-        args = (*parts, 1.0, None, 1.0, 128, 64, "eager", [True, True, True])
-        torch.library.opcheck(torch.ops.fastpref.linear_logprobs_backward, args)
+        args = (*parts, 1.0, None, 1.0, 128, 64, "eager")
+        for kept in ((None, 0, None), (torch.randn(3 * 301), 3, a.clone())):
+            torch.library.opcheck(torch.ops.fastpref.linear_logprobs_backward, (*args, *kept, [True, True, True]))
 
 
 @pytest.mark.parametrize(
