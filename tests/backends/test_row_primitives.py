@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -341,32 +338,6 @@ def test_offsets_beyond_32_bits_out_of_place(native):
     targets, ones, lse = torch.tensor([3, 99]), torch.ones(2), torch.full((2,), 5.0)
     gradient(native, logits, targets, lse, ones, ones, out=out)
     assert torch.equal(out, gradient(native, logits.clone(), targets, lse, ones, ones))
-
-
-def test_no_thread_beyond_those_of_torch(native):
-    """Several processes at once, each of which told torch to use one thread: none starts another. With two threads one is added."""
-    program = """
-import os, sys, torch
-torch.set_num_threads(int(sys.argv[1]))
-from fastpref.backends import LogitTransform, RowState, load
-backend = load("cpu")
-logits, targets, ones = torch.randn(64, 5000), torch.zeros(64, dtype=torch.int64), torch.ones(64)
-before = len(os.listdir("/proc/self/task"))
-for _ in range(3):
-    state = RowState.start(64, logits.device, torch.float32)
-    backend.row_stats(logits, targets, state, col0=0, transform=LogitTransform())
-    backend.row_grad(logits, targets, ones, ones, ones, torch.empty_like(logits), col0=0, transform=LogitTransform())
-print(len(os.listdir("/proc/self/task")) - before)
-"""
-    if not Path("/proc/self/task").is_dir():
-        pytest.skip("no /proc/self/task")
-    openmp = importlib.import_module("fastpref._C").OPENMP
-    threads = (1, 1, 2)
-    running = [
-        subprocess.Popen([sys.executable, "-c", program, str(n)], stdout=subprocess.PIPE, text=True) for n in threads
-    ]
-    added = [int(process.communicate(timeout=120)[0]) for process in running]
-    assert added == [0, 0, 1 if openmp else 0]
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
