@@ -3,10 +3,11 @@
     python bench/rows.py [--rows 1024 --vocab 32000 --dtypes float32 bfloat16 --repeats 15 --json FILE]
 
 Statistics: token log-probs from given logits. Gradient: that of ``sum_t c_t logp_t`` with respect to the logits, with the forward
-pass already done; ours is written in place over the logits. Every variant runs once per round, in turn (A B A B), and times are
+pass already done; ours is written in place over the logits, or into a buffer that is used again and again. Forward and backward: both,
+into such a buffer. The statistics that can be asked for beside the log-probability are compared with the plain sweep. Every variant runs once per round, in turn (A B A B), and times are
 medians over the rounds. ``ratio`` is a variant's time over ours, so more than 1 means that ours is faster. ``bandwidth`` counts the
 bytes that the task needs (statistics: one read; gradient: one read and one write) and ``share`` compares it with how fast this machine
-reads memory, or updates it in place, in the same rounds. Lines marked * reuse or destroy a buffer in a way that autograd does not.
+reads memory, or updates it in place, or does both, in the same rounds. Lines marked * reuse or destroy a buffer in a way that autograd does not.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastpref.backends import LogitTransform, RowState
+from fastpref.backends.base import STATISTICS
 from fastpref.backends.cpu import CpuBackend, load_native
 
 OURS, LIMIT = "fastpref", "memory"
@@ -65,17 +67,24 @@ def trl_log_softmax(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([row.log_softmax(-1).gather(-1, target[..., None]).squeeze(-1) for row, target in rows])
 
 
+def token_logps(p: Problem, backend: CpuBackend, stats: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
+    """One sweep: ``(logps, lse)``, and what else was asked for on the way."""
+    state = RowState.start(p.logits.shape[0], p.logits.device, torch.float32, stats)
+    backend.row_stats(p.logits, p.targets, state, col0=0, transform=PLAIN)
+    return state.finish(p.targets)
+
+
+def companion_variants(p: Problem, backend: CpuBackend) -> Variants:
+    """The plain sweep, and the same with one statistic more and with all of them."""
+    asked = {OURS: (), **{f"with {name}": (name,) for name in STATISTICS}, "with all of them": STATISTICS}
+    return {name: lambda stats=stats: token_logps(p, backend, stats) for name, stats in asked.items()}
+
+
 def statistics_variants(p: Problem, backend: CpuBackend) -> Variants:
     """Ways from logits to token log-probs."""
     x, column, reused = p.logits, p.column, torch.empty_like(p.logits)
-
-    def ours() -> Tensor:
-        state = RowState.start(x.shape[0], x.device, torch.float32)
-        backend.row_stats(x, p.targets, state, col0=0, transform=PLAIN)
-        return state.finish(p.targets)[0]
-
     variants: Variants = {
-        OURS: ours,
+        OURS: lambda: token_logps(p, backend),
         "log_softmax, gather": lambda: x.log_softmax(-1).gather(-1, column),
         "gather - logsumexp": lambda: x.gather(-1, column) - x.logsumexp(-1, keepdim=True),
         "cross_entropy": lambda: F.cross_entropy(x, p.targets, reduction="none"),
@@ -91,7 +100,7 @@ def gradient_variants(p: Problem, backend: CpuBackend) -> Variants:
     """Ways from logits, log-sum-exp and coefficients to the gradient. In-place ones keep running on their own output."""
     leaf = p.logits.clone().requires_grad_()
     lse = p.logits.float().logsumexp(-1)
-    mine, chained, softmaxed = p.logits.clone(), p.logits.clone(), p.logits.clone()
+    mine, chained, softmaxed, reused = (p.logits.clone() for _ in range(4))
     column, coef = p.column, p.coef.to(p.logits.dtype)
 
     def backward(logps: Tensor) -> Callable[[], object]:
@@ -107,11 +116,34 @@ def gradient_variants(p: Problem, backend: CpuBackend) -> Variants:
 
     return {
         OURS: lambda: backend.row_grad(mine, p.targets, lse, p.coef, p.coef, mine, col0=0, transform=PLAIN),
+        "* ours, into a buffer": lambda: backend.row_grad(
+            p.logits, p.targets, lse, p.coef, p.coef, reused, col0=0, transform=PLAIN
+        ),
         "autograd of log_softmax, gather": backward(leaf.log_softmax(-1).gather(-1, column)),
         "autograd of gather - logsumexp": backward(leaf.gather(-1, column) - leaf.logsumexp(-1, keepdim=True)),
         "autograd of cross_entropy": backward(-F.cross_entropy(leaf, p.targets, reduction="none")),
         "* in place: sub_ exp_ mul_ scatter_add_": chain,
         "* in place: softmax(out=) mul_ scatter_add_": softmax_chain,
+    }
+
+
+def both_variants(p: Problem, backend: CpuBackend) -> Variants:
+    """Ways from logits and coefficients to the gradient, forward included. Ours writes into a buffer of its own, used again."""
+    leaf, column, coef = p.logits.clone().requires_grad_(), p.column, p.coef.to(p.logits.dtype)
+    out = torch.zeros_like(p.logits)
+
+    def ours() -> None:
+        _, lse = token_logps(p, backend)
+        backend.row_grad(p.logits, p.targets, lse, p.coef, p.coef, out, col0=0, transform=PLAIN)
+
+    def autograd(logps: Callable[[], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad((logps().flatten() * coef).sum(), leaf)
+
+    return {
+        OURS: ours,
+        "log_softmax, gather": autograd(lambda: leaf.log_softmax(-1).gather(-1, column)),
+        "gather - logsumexp": autograd(lambda: leaf.gather(-1, column) - leaf.logsumexp(-1, keepdim=True)),
+        "cross_entropy": autograd(lambda: F.cross_entropy(leaf, p.targets, reduction="none")),
     }
 
 
@@ -142,6 +174,21 @@ def report(task: str, p: Problem, seconds: dict[str, float], needed: int) -> dic
     }
 
 
+def report_companions(p: Problem, seconds: dict[str, float]) -> dict[str, object]:
+    """Prints what each statistic adds to the plain sweep; returns it for ``--json``."""
+    dtype = str(p.logits.dtype).removeprefix("torch.")
+    print(f"\nstatistics asked for, {p.logits.shape[0]} x {p.logits.shape[1]} {dtype}")
+    for name, value in seconds.items():
+        print(f"  {name:<46}{value * 1e3:9.2f} ms   over plain {value / seconds[OURS] - 1:+7.1%}")
+    return {
+        "task": "statistics asked for",
+        "rows": p.logits.shape[0],
+        "vocab": p.logits.shape[1],
+        "dtype": dtype,
+        "seconds": seconds,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1024)
@@ -161,10 +208,19 @@ def main() -> None:
         p = Problem(args.rows, args.vocab, getattr(torch, name))
         memory = p.logits.clone()
         read, update = stream_limits(native, memory)
+
+        def stream_both(read: Callable[[], object] = read, update: Callable[[], object] = update) -> None:
+            read()
+            update()
+
         variants = statistics_variants(p, backend) | {LIMIT: read}
         tables.append(report("statistics", p, interleaved(variants, args.repeats).medians(), p.nbytes))
         variants = gradient_variants(p, backend) | {LIMIT: update}
         tables.append(report("gradient in place", p, interleaved(variants, args.repeats).medians(), 2 * p.nbytes))
+        variants = both_variants(p, backend) | {LIMIT: stream_both}
+        tables.append(report("forward and backward", p, interleaved(variants, args.repeats).medians(), 3 * p.nbytes))
+        companions = interleaved(companion_variants(p, backend), args.repeats).medians()
+        tables.append(report_companions(p, companions))
         del variants, memory, read, update
     write_json(args.json, {"backend": backend.describe(), "repeats": args.repeats, "tables": tables})
 

@@ -90,7 +90,8 @@ void row_stats(int dtype, uintptr_t logits, int64_t logits_stride, int64_t rows,
 
 void row_grad(int dtype, uintptr_t logits, int64_t logits_stride, int64_t rows, int64_t cols, int64_t col0,
               uintptr_t targets, uintptr_t inv_temperature, uintptr_t lse, uintptr_t onehot_coef,
-              uintptr_t softmax_coef, uintptr_t out, int64_t out_stride, double logit_scale, std::optional<double> softcap, double temperature, int threads) {
+              uintptr_t softmax_coef, uintptr_t out, int64_t out_stride, double logit_scale,
+              std::optional<double> softcap, double temperature, int threads) {
   active_isa().load()->rows->row_grad(
       {static_cast<DType>(dtype), rows, cols, col0, at<const void>(logits), logits_stride, at<const int64_t>(targets),
        at<const float>(inv_temperature), at<const float>(lse), at<const float>(onehot_coef),
@@ -182,21 +183,23 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"), py::arg("threads"),
         "Backend.row_stats on addresses; strides count elements; 0 for an array that is not there.");
   m.def("row_grad", &row_grad, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("logits_stride"),
-        py::arg("rows"), py::arg("cols"), py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("lse"),
-        py::arg("onehot_coef"), py::arg("softmax_coef"), py::arg("out"), py::arg("out_stride"), py::arg("logit_scale"), py::arg("softcap"),
-        py::arg("temperature"), py::arg("threads"), "Backend.row_grad on addresses; strides count elements.");
+        py::arg("rows"), py::arg("cols"), py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"),
+        py::arg("lse"), py::arg("onehot_coef"), py::arg("softmax_coef"), py::arg("out"), py::arg("out_stride"),
+        py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"), py::arg("threads"),
+        "Backend.row_grad on addresses; strides count elements.");
 
   m.def("row_kl_stats", &row_kl_stats, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"),
         py::arg("logits_stride"), py::arg("ref_logits"), py::arg("ref_logits_stride"), py::arg("rows"), py::arg("cols"),
-        py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("m"), py::arg("s"), py::arg("zt"), py::arg("ref_m"),
-        py::arg("ref_s"), py::arg("ref_zt"), py::arg("cross"), py::arg("forward"), py::arg("logit_scale"),
-        py::arg("softcap"), py::arg("temperature"), py::arg("threads"), "Backend.row_kl_stats on addresses.");
+        py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("m"), py::arg("s"), py::arg("zt"),
+        py::arg("ref_m"), py::arg("ref_s"), py::arg("ref_zt"), py::arg("cross"), py::arg("forward"),
+        py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"), py::arg("threads"),
+        "Backend.row_kl_stats on addresses.");
   m.def("row_kl_grad", &row_kl_grad, no_gil, py::kw_only(), py::arg("dtype"), py::arg("logits"),
         py::arg("logits_stride"), py::arg("ref_logits"), py::arg("ref_logits_stride"), py::arg("rows"), py::arg("cols"),
-        py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("lse"), py::arg("ref_lse"), py::arg("kl"), py::arg("onehot_coef"),
-        py::arg("softmax_coef"), py::arg("kl_coef"), py::arg("out"), py::arg("out_stride"), py::arg("forward"),
-        py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"), py::arg("threads"),
-        "Backend.row_kl_grad on addresses.");
+        py::arg("col0"), py::arg("targets"), py::arg("inv_temperature"), py::arg("lse"), py::arg("ref_lse"),
+        py::arg("kl"), py::arg("onehot_coef"), py::arg("softmax_coef"), py::arg("kl_coef"), py::arg("out"),
+        py::arg("out_stride"), py::arg("forward"), py::arg("logit_scale"), py::arg("softcap"), py::arg("temperature"),
+        py::arg("threads"), "Backend.row_kl_grad on addresses.");
 
   bind_head(m, [] { return active_isa().load()->head; });
 

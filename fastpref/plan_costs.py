@@ -327,7 +327,11 @@ def chunk_bytes(problem: HeadProblem, rows: int, vocab_chunk: int, row_block: in
 def cast_bytes(problem: HeadProblem, vocab_chunk: int) -> int:
     """A 16-bit head's rows of one chunk in float32, for exact logits."""
     size = max(problem.hidden, problem.reference_hidden) if problem.narrow_reference else problem.hidden
-    return vocab_chunk * size * 4 * (2 if problem.divergence else 1) if problem.narrow_weight or problem.narrow_reference else 0
+    return (
+        vocab_chunk * size * 4 * (2 if problem.divergence else 1)
+        if problem.narrow_weight or problem.narrow_reference
+        else 0
+    )
 
 
 def product_bytes(problem: HeadProblem, vocab_chunk: int, *, split: bool) -> int:

@@ -17,9 +17,9 @@ struct RowStatsArgs {
   int64_t logits_stride;
   const int64_t* targets;
   const float* inv_temperature;  // a row's own factor on z, positive; null where no row has one
-  float* m;   // running reference, updated
-  float* s;   // running sum exp(z - m), updated
-  float* zt;  // z of the target, written where the chunk holds it
+  float* m;                      // running reference, updated
+  float* s;                      // running sum exp(z - m), updated
+  float* zt;                     // z of the target, written where the chunk holds it
   // Null where not asked for:
   float* s2;        // running sum exp(2 (z - m)), updated
   float* sd;        // running sum exp(z - m) (z - m), updated

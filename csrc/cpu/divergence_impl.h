@@ -1,8 +1,8 @@
 // The two primitives of a divergence on the CPU, over the row kernels of rows_impl.h and compiled with them.
 //
-// row_kl_stats  folds the policy's row and the reference's row exactly as row_stats does, then goes over both once more for
-//               the sum that needs both, sum exp(a - m_a) ((a - m_a) - (b - m_b)), relative to the reference values that
-//               the folds arrived at. The second reading comes from cache where two rows of the chunk fit.
+// row_kl_stats  reads each logit of both once from memory. It folds a block of the policy's row and the same block of the
+//               reference's exactly as row_stats does, then goes over both, by then in L1, for the sum that needs both,
+//               sum exp(a - m_a) ((a - m_a) - (b - m_b)); that sum moves along when one of the reference values does.
 // row_kl_grad   reads each logit of both once and writes each gradient once, over the policy's logits or elsewhere.
 //
 // Equal rows give a sum of exactly 0 and a third term of exactly 0: both sides go through the same instructions, and the
@@ -14,58 +14,99 @@
 namespace fastpref {
 namespace FASTPREF_ISA {
 
-// One vector of the sum: 0 where a is excluded; +inf where only b is, whatever is left of exp there.
+// One vector of the sum: 0 where a is excluded; +inf where only b is, whatever is left of exp there. Without kMasked these
+// are NaN or infinite.
+template <bool kMasked>
 FASTPREF_FN Vec cross_term(Vec a, Vec b, Vec m_a, Vec m_b, const ScaledExp& exp) {
   const Vec excluded = set1(-INFINITY), d_a = sub(a, m_a);
   const Vec term = mul(exp(d_a), sub(d_a, sub(b, m_b)));
+  if (!kMasked) return term;
   return select_less(excluded, a, select_less(excluded, b, term, set1(INFINITY)), set1(0.0f));
 }
 
-template <class T, class Z>
-static double cross_sum(const T* a, const T* b, int64_t n, const Z& t, float m_a, float m_b) {
+// The sum over a block of at most kBlock columns.
+template <bool kMasked, class T, class Z>
+static float cross_block(const T* a, const T* b, int n, const Z& t, float m_a, float m_b) {
   const Vec zero = set1(0.0f), reference_a = set1(m_a), reference_b = set1(m_b);
   const ScaledExp exp(1.0f);
-  double total = 0.0;
-  for (int64_t start = 0; start < n; start += kBlock) {
-    const int64_t end = n - start < kBlock ? n : start + kBlock;
-    Vec sum[2] = {zero, zero}, u[2], v[2];
-    int64_t i = start;
-    for (; i + kPair <= end; i += kPair) {
-      load2(a + i, u, u + 1);
-      load2(b + i, v, v + 1);
-      for (int k = 0; k < 2; k++) sum[k] = add(sum[k], cross_term(t.z(u[k]), t.z(v[k]), reference_a, reference_b, exp));
+  Vec sum[2] = {zero, zero}, u[2], v[2];
+  int i = 0;
+  for (; i + kPair <= n; i += kPair) {
+    load2(a + i, u, u + 1);
+    load2(b + i, v, v + 1);
+    for (int k = 0; k < 2; k++) {
+      sum[k] = add(sum[k], cross_term<kMasked>(t.z(u[k]), t.z(v[k]), reference_a, reference_b, exp));
     }
-    if (i < end) {
-      Vec weight[2];
-      load_tail(a + i, static_cast<int>(end - i), u, weight);
-      load_tail(b + i, static_cast<int>(end - i), v, weight);
-      for (int k = 0; k < 2; k++) {
-        const Vec term = cross_term(t.z(u[k]), t.z(v[k]), reference_a, reference_b, exp);
-        sum[k] = add(sum[k], select_less(zero, weight[k], term, zero));
-      }
-    }
-    total += reduce_add(add(sum[0], sum[1]));
   }
-  return total;
+  if (i < n) {
+    Vec weight[2];
+    load_tail(a + i, n - i, u, weight);
+    load_tail(b + i, n - i, v, weight);
+    for (int k = 0; k < 2; k++) {
+      const Vec term = cross_term<kMasked>(t.z(u[k]), t.z(v[k]), reference_a, reference_b, exp);
+      sum[k] = add(sum[k], select_less(zero, weight[k], term, zero));
+    }
+  }
+  return reduce_add(add(sum[0], sum[1]));
 }
 
 FASTPREF_FN float finite_reference(float m) { return m == -INFINITY ? 0.0f : m; }
+
+// A sum relative to (m_a, m_b) over entries whose exp(a - m_a) add up to s_a, relative to two other reference values.
+// +inf stays, also where its own weight has since become 0.
+FASTPREF_FN double moved_cross(double cross, double s_a, double m_a, double m_b, double to_a, double to_b) {
+  if (s_a == 0.0 || cross == INFINITY || (m_a == to_a && m_b == to_b)) return cross;
+  return exp(m_a - to_a) * (cross + s_a * ((m_a - to_a) - (m_b - to_b)));
+}
+
+// Folds a block of one side unless its sum is already undefined, as row_stats would.
+template <class T, class Z>
+FASTPREF_FN void fold_side(const T* x, int n, const Z& t, RowFold* side) {
+  if (side->defined) fold_block<kSum, false>(x, n, t, side);
+}
+
+template <class T, class Z>
+FASTPREF_FN void finish_side(const RowStatsArgs& a, int64_t r, const Z& t, RowFold* side) {
+  if (side->defined) normalise(&side->sum);
+  a.m[r] = side->sum.m;
+  a.s[r] = static_cast<float>(side->sum.s);
+  const int64_t j = a.targets[r] - a.col0;
+  const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
+  if (j >= 0 && j < a.cols) a.zt[r] = z_of(t, to_float(x[j]));
+}
 
 template <class T, class Z>
 static void kl_stats_row(const RowKlStatsArgs& args, int64_t r) {
   if (args.policy.targets[r] < 0) return;
   const RowStatsArgs& a = args.forward ? args.reference : args.policy;
   const RowStatsArgs& b = args.forward ? args.policy : args.reference;
-  const double m_a = a.m[r], s_a = a.s[r], m_b = b.m[r];
-  stats_row<T, Z, kSum, false>(args.policy, r);
-  stats_row<T, Z, kSum, false>(args.reference, r);
+  const Z t(row_transform(a, r));
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   const T* y = static_cast<const T*>(b.logits) + r * b.logits_stride;
-  const float new_a = finite_reference(a.m[r]), new_b = finite_reference(b.m[r]);
+  RowFold side_a = {{a.m[r], a.s[r]}}, side_b = {{b.m[r], b.s[r]}};
   double cross = args.cross[r];
-  // The carried sum moves to the new reference values; +inf stays, also where its own weight has since become 0.
-  if (s_a != 0.0 && cross != INFINITY) cross = exp(m_a - new_a) * (cross + s_a * ((m_a - new_a) - (m_b - new_b)));
-  args.cross[r] = static_cast<float>(cross + cross_sum(x, y, args.cols, Z(row_transform(a, r)), new_a, new_b));
+  bool masked = false;
+  for (int64_t start = 0; start < args.cols; start += kBlock) {
+    const int n = block_length(start, args.cols);
+    const LogSum before = side_a.sum;
+    const float before_b = side_b.sum.m;
+    fold_side(x + start, n, t, &side_a);
+    fold_side(y + start, n, t, &side_b);
+    const float m_a = finite_reference(side_a.sum.m), m_b = finite_reference(side_b.sum.m);
+    cross = moved_cross(cross, before.s, before.m, before_b, m_a, m_b);
+    float part = masked ? NAN : cross_block<false>(x + start, y + start, n, t, m_a, m_b);
+    if (!(fabsf(part) < INFINITY)) {
+      masked = true;
+      part = cross_block<true>(x + start, y + start, n, t, m_a, m_b);
+    }
+    cross += part;
+  }
+  const LogSum before = side_a.sum;
+  const float before_b = side_b.sum.m;
+  finish_side<T>(a, r, t, &side_a);
+  finish_side<T>(b, r, t, &side_b);
+  cross = moved_cross(cross, before.s, before.m, before_b, finite_reference(a.m[r]), finite_reference(b.m[r]));
+  args.cross[r] = static_cast<float>(cross);
 }
 
 // d of the third term: p - q, or p (log p - log q - kl).

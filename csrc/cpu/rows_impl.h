@@ -30,10 +30,10 @@ namespace FASTPREF_ISA {
 constexpr int kPair = 2 * kLanes;  // elements of one load2
 constexpr int kTermsPerLane = 32;
 constexpr int kBlock = 2 * kPair * kTermsPerLane;
-constexpr float kJump = 16.0f;            // a block sum beyond this, and beyond twice its predecessors, has jumped
-constexpr int kPrefetchBytes = 4096;      // hardware prefetchers stop at the end of a page
+constexpr float kJump = 16.0f;             // a block sum beyond this, and beyond twice its predecessors, has jumped
+constexpr int kPrefetchBytes = 4096;       // hardware prefetchers stop at the end of a page
 constexpr int64_t kStreamBytes = 1 << 25;  // a destination from this size on is written past the caches
-constexpr int64_t kTaskLogits = 1 << 15;  // what a thread takes at a time; waking threads for less does not pay
+constexpr int64_t kTaskLogits = 1 << 15;   // what a thread takes at a time; waking threads for less does not pay
 
 struct Identity {
   explicit Identity(const Transform&) {}
@@ -240,40 +240,61 @@ static int64_t place_of(const T* x, int64_t n, float sign, float height) {
   return i;
 }
 
-// Folds a row into its sums, its total and its largest logit (null where not asked for).
-template <Moments kMoments, bool kTotal, class T, class Z>
-static LogSum fold_row(const T* x, int64_t n, const Z& t, float sign, LogSum sum, double* total, Top* top_so_far) {
+// A row that is being folded, block by block.
+struct RowFold {
+  LogSum sum;
   float limit = kJump;
   bool masked = false;
-  for (int64_t start = 0; start < n; start += kBlock) {
-    const T* block = x + start;
-    const int length = static_cast<int>(n - start < kBlock ? n - start : kBlock);
-    const bool first = sum.m == -INFINITY;
-    BlockSums part = {{sum.m, INFINITY}, 0.0f, 0.0f};
-    if (!first) part = sum_block<kMoments, kTotal>(block, length, t, sum.m, &masked);
-    if (part.sum.s > limit) {
-      const float top = block_max(block, length, t);
-      if (first && top == -INFINITY) {
-        // 0, unless there is a NaN that the maximum passed over
-        part = sum_block<kMoments, kTotal>(block, length, t, 0.0f, &masked);
-      } else if (!(top < INFINITY)) {
-        return {first ? 0.0f : sum.m, NAN};
-      } else if (top > sum.m) {
-        rebase(&sum, top);
-        part = sum_block<kMoments, kTotal>(block, length, t, top, &masked);
-        limit = kJump;
-      }
-      const float s = static_cast<float>(part.sum.s);
-      if (2.0f * s > limit) limit = 2.0f * s;  // a flat row has large sums without anything above m
+  bool defined = true;  // false: the sum is NaN, and no block changes that
+};
+
+// Folds one block into the row, whose sum must be defined; returns the block's own sums.
+template <Moments kMoments, bool kTotal, class T, class Z>
+static BlockSums fold_block(const T* block, int length, const Z& t, RowFold* row) {
+  LogSum& sum = row->sum;
+  const bool first = sum.m == -INFINITY;
+  BlockSums part = {{sum.m, INFINITY}, 0.0f, 0.0f};
+  if (!first) part = sum_block<kMoments, kTotal>(block, length, t, sum.m, &row->masked);
+  if (part.sum.s > row->limit) {
+    const float top = block_max(block, length, t);
+    if (first && top == -INFINITY) {
+      // 0, unless there is a NaN that the maximum passed over
+      part = sum_block<kMoments, kTotal>(block, length, t, 0.0f, &row->masked);
+    } else if (!(top < INFINITY)) {
+      sum = {first ? 0.0f : sum.m, NAN};
+      row->defined = false;
+      return part;
+    } else if (top > sum.m) {
+      rebase(&sum, top);
+      part = sum_block<kMoments, kTotal>(block, length, t, top, &row->masked);
+      row->limit = kJump;
     }
-    sum.s += part.sum.s;
-    sum.s2 += part.sum.s2;
-    sum.sd += part.sum.sd;
-    if (kTotal) *total += part.total;
-    if (top_so_far) find_top(block, length, start, t, sign, part.sum.m, part.peak, top_so_far);
+    const float s = static_cast<float>(part.sum.s);
+    if (2.0f * s > row->limit) row->limit = 2.0f * s;  // a flat row has large sums without anything above m
   }
-  normalise(&sum);
-  return sum;
+  sum.s += part.sum.s;
+  sum.s2 += part.sum.s2;
+  sum.sd += part.sum.sd;
+  return part;
+}
+
+FASTPREF_FN int block_length(int64_t start, int64_t n) {
+  return static_cast<int>(n - start < kBlock ? n - start : kBlock);
+}
+
+// Folds a row into its sums, its total and its largest logit (null where not asked for).
+template <Moments kMoments, bool kTotal, class T, class Z>
+static LogSum fold_row(const T* x, int64_t n, const Z& t, float sign, LogSum before, double* total, Top* top) {
+  RowFold row = {before};
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int length = block_length(start, n);
+    const BlockSums part = fold_block<kMoments, kTotal>(x + start, length, t, &row);
+    if (!row.defined) return row.sum;
+    if (kTotal) *total += part.total;
+    if (top) find_top(x + start, length, start, t, sign, part.sum.m, part.peak, top);
+  }
+  normalise(&row.sum);
+  return row.sum;
 }
 
 template <class Args>
@@ -411,7 +432,7 @@ static void row_grad_with(const RowGradArgs& a) {
 template <class T>
 static void row_grad_of(const RowGradArgs& a) {
   const int64_t bytes = a.rows * a.cols * static_cast<int64_t>(sizeof(T));
-  a.out != a.logits && bytes >= kStreamBytes ? row_grad_with<T, true>(a) : row_grad_with<T, false>(a);
+  a.out != a.logits&& bytes >= kStreamBytes ? row_grad_with<T, true>(a) : row_grad_with<T, false>(a);
 }
 
 static void row_stats(const RowStatsArgs& a) {

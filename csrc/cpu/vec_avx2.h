@@ -68,9 +68,12 @@ FASTPREF_FN void load2(const BFloat16* x, Vec* a, Vec* b) {
 FASTPREF_FN __m256i rounded_to_bf16(__m256 v) {
   return _mm256_add_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x8000));
 }
-FASTPREF_FN void store2(BFloat16* x, Vec a, Vec b) {
+FASTPREF_FN __m256i packed_to_bf16(Vec a, Vec b) {
   const __m256i even = _mm256_srli_epi32(rounded_to_bf16(a.v), 16);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), _mm256_blend_epi16(even, rounded_to_bf16(b.v), 0xaa));
+  return _mm256_blend_epi16(even, rounded_to_bf16(b.v), 0xaa);
+}
+FASTPREF_FN void store2(BFloat16* x, Vec a, Vec b) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), packed_to_bf16(a, b));
 }
 
 FASTPREF_FN void load2(const Float16* x, Vec* a, Vec* b) {
@@ -87,12 +90,13 @@ FASTPREF_FN void stream2(float* x, Vec a, Vec b) {
   _mm256_stream_ps(x, a.v);
   _mm256_stream_ps(x + 8, b.v);
 }
-template <class T>
-FASTPREF_FN void stream2(T* x, Vec a, Vec b) {
-  T half_line[16];
-  store2(half_line, a, b);
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(half_line));
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(x), bits);
+FASTPREF_FN void stream2(BFloat16* x, Vec a, Vec b) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(x), packed_to_bf16(a, b));
+}
+FASTPREF_FN void stream2(Float16* x, Vec a, Vec b) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  _mm_stream_si128(reinterpret_cast<__m128i*>(x), _mm256_cvtps_ph(a.v, kNearest));
+  _mm_stream_si128(reinterpret_cast<__m128i*>(x + 8), _mm256_cvtps_ph(b.v, kNearest));
 }
 FASTPREF_FN void stream_fence() { _mm_sfence(); }
 

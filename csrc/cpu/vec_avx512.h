@@ -57,10 +57,11 @@ FASTPREF_FN void load2(const BFloat16* x, Vec* a, Vec* b) {
 FASTPREF_FN __m512i rounded_to_bf16(__m512 v) {
   return _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
 }
-FASTPREF_FN void store2(BFloat16* x, Vec a, Vec b) {
+FASTPREF_FN __m512i packed_to_bf16(Vec a, Vec b) {
   const __m512i even = _mm512_srli_epi32(rounded_to_bf16(a.v), 16);
-  _mm512_storeu_si512(x, _mm512_mask_blend_epi16(0xaaaaaaaau, even, rounded_to_bf16(b.v)));
+  return _mm512_mask_blend_epi16(0xaaaaaaaau, even, rounded_to_bf16(b.v));
 }
+FASTPREF_FN void store2(BFloat16* x, Vec a, Vec b) { _mm512_storeu_si512(x, packed_to_bf16(a, b)); }
 
 FASTPREF_FN void load2(const Float16* x, Vec* a, Vec* b) {
   a->v = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
@@ -76,11 +77,13 @@ FASTPREF_FN void stream2(float* x, Vec a, Vec b) {
   _mm512_stream_ps(x, a.v);
   _mm512_stream_ps(x + 16, b.v);
 }
-template <class T>
-FASTPREF_FN void stream2(T* x, Vec a, Vec b) {
-  T line[32];
-  store2(line, a, b);
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(x), _mm512_loadu_si512(line));
+FASTPREF_FN void stream2(BFloat16* x, Vec a, Vec b) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(x), packed_to_bf16(a, b));
+}
+FASTPREF_FN void stream2(Float16* x, Vec a, Vec b) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m512i low = _mm512_castsi256_si512(_mm512_cvtps_ph(a.v, kNearest));
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(x), _mm512_inserti64x4(low, _mm512_cvtps_ph(b.v, kNearest), 1));
 }
 FASTPREF_FN void stream_fence() { _mm_sfence(); }
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -130,6 +131,31 @@ def test_one_openmp_runtime(built):
     except OSError:
         pytest.skip("no /proc/self/maps")
     assert len(mapped) <= 1
+
+
+def test_no_thread_beyond_those_of_torch(built):
+    """Processes at once: one that told torch to use one thread starts no other, one that told it to use two starts one."""
+    program = """
+import os, sys, torch
+torch.set_num_threads(int(sys.argv[1]))
+from fastpref.backends import LogitTransform, RowState, load
+backend = load("cpu")
+logits, targets, ones = torch.randn(64, 5000), torch.zeros(64, dtype=torch.int64), torch.ones(64)
+before = len(os.listdir("/proc/self/task"))
+for _ in range(3):
+    state = RowState.start(64, logits.device, torch.float32)
+    backend.row_stats(logits, targets, state, col0=0, transform=LogitTransform())
+    backend.row_grad(logits, targets, ones, ones, ones, torch.empty_like(logits), col0=0, transform=LogitTransform())
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("no /proc/self/task")
+    threads = (1, 2)
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(n)], stdout=subprocess.PIPE, text=True) for n in threads
+    ]
+    added = [int(process.communicate(timeout=120)[0]) for process in running]
+    assert added == [0, 1 if built.OPENMP else 0]
 
 
 def test_reasons_why_not(built):

@@ -279,6 +279,35 @@ def test_in_place_strided_and_threaded_have_the_same_bits(native, dtype, name, d
     assert padded[0, :, 3004:].isnan().all()
 
 
+@directions
+def test_one_side_undefined_leaves_the_other_its_bits(native, direction):
+    """A NaN or +inf early in a row of several blocks ends that side's sum and not the other's."""
+    logits, ref_logits, targets = pair(9001, torch.float32)
+    logits[0, 3], ref_logits[1, 2050] = torch.inf, torch.nan
+    state = fold(native, logits, ref_logits, targets, direction)
+    for x, side in ((logits, state.policy), (ref_logits, state.reference)):
+        alone = RowState.start(len(targets), x.device, torch.float32)
+        native.row_stats(x, targets, alone, col0=0, transform=PLAIN)
+        for name in ("m", "s", "zt"):
+            assert torch.equal(getattr(side, name).nan_to_num(7), getattr(alone, name).nan_to_num(7)), name
+    assert state.finish(targets, direction)[-1].isnan().tolist() == [True, True, False, False, False, False]
+
+
+@directions
+def test_offsets_beyond_32_bits(native, direction):
+    """Two rows more than 2^31 elements apart on both sides; memory between them is never touched."""
+    stride = 2**31 + 11
+    logits, ref_logits, targets = (x[:2] for x in pair(100, torch.bfloat16))
+    far = [torch.empty(stride + 100, dtype=torch.bfloat16).as_strided((2, 100), (stride, 1)) for _ in range(2)]
+    x, y = (wide.copy_(near) for wide, near in zip(far, (logits, ref_logits), strict=True))
+    state, again = (fold(native, a, b, targets, direction) for a, b in ((logits, ref_logits), (x, y)))
+    assert torch.equal(state.cross, again.cross)
+    made = (value[:2] for value in coefficients(6))
+    rows = (*per_row(logits, ref_logits, targets, direction, PLAIN), *made)
+    out = gradient(native, logits, ref_logits, targets, rows, direction)
+    assert torch.equal(gradient(native, x, y, targets, rows, direction, out=x), out)
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
 def test_nothing_to_do(native, shape):
     logits, targets = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)

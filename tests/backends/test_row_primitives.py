@@ -311,6 +311,35 @@ def test_offsets_beyond_32_bits(native):
     assert torch.equal(logits, gradient(native, packed, targets, lse, ones, ones))
 
 
+@dtypes
+@pytest.mark.parametrize("offset", [0, 1, 7])
+def test_a_large_destination_is_written_past_the_caches_with_the_same_bits(native, dtype, offset):
+    """From 32 MiB on; every row starts at another alignment, and nothing is written between the rows."""
+    cols = 2**23 // dtype.itemsize * 2 + 3
+    logits, targets = draw(cols, dtype, rows=3)
+    lse, (onehot, softmax) = oracle_lse(logits[:1], targets[:1]).expand(3), draw_coefficients(3)
+    padded = torch.full((offset + 3 * (cols + 2),), torch.nan, dtype=dtype)
+    out = padded[offset:].view(3, cols + 2)[:, :cols]
+    assert out.numel() * dtype.itemsize > 2**25
+    gradient(native, logits, targets, lse, onehot, softmax, out=out)
+    gaps = padded[offset:].view(3, cols + 2)[:, cols:]
+    assert gaps.isnan().all()
+    assert padded[:offset].isnan().all()
+    gradient(native, logits, targets, lse, onehot, softmax, out=logits)
+    assert torch.equal(out, logits)
+
+
+def test_offsets_beyond_32_bits_out_of_place(native):
+    """Source and destination both reach over more than 2^31 elements, in pages that are never touched."""
+    stride = 2**31 + 11
+    source, destination = (torch.empty(stride + 100, dtype=torch.bfloat16) for _ in range(2))
+    logits, out = (x.as_strided((2, 100), (stride, 1)) for x in (source, destination))
+    logits.copy_(torch.randn(2, 100, generator=torch.Generator().manual_seed(1)))
+    targets, ones, lse = torch.tensor([3, 99]), torch.ones(2), torch.full((2,), 5.0)
+    gradient(native, logits, targets, lse, ones, ones, out=out)
+    assert torch.equal(out, gradient(native, logits.clone(), targets, lse, ones, ones))
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
 def test_nothing_to_do(native, shape):
     logits, targets = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)

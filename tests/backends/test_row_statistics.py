@@ -115,6 +115,30 @@ def test_argmax_is_the_first_of_equals(backend, dtype, places, cuts):
     assert (fold(backend, logits, targets, cuts=cuts).argmax == places[0]).all()
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 0.3, 2.5, 30.0])
+@pytest.mark.parametrize("t", [PLAIN, *(TRANSFORMS[n] for n in ("negative scale", "softcap"))], ids=str)
+def test_argmax_of_rows_of_many_blocks(backend, t, spread):
+    """Flat rows, whose lanes' sums say little about their largest term, and steep ones; the largest in any block."""
+    g = torch.Generator().manual_seed(5)
+    logits = torch.randn(12, 9001, generator=g) * spread
+    for r in range(12):
+        logits[r, 750 * r] += (1e-3, 1.0, 0.0)[r % 3]
+    targets = torch.zeros(12, dtype=torch.int64)
+    height = logits if t.scale > 0 else -logits
+    for cuts in ((), (2048, 5000)):
+        assert torch.equal(fold(backend, logits, targets, t, cuts).argmax, height.argmax(-1))
+
+
+def test_excluded_logits_in_some_blocks_only(backend):
+    """The entropy of blocks with and without -inf, whichever comes first."""
+    logits, targets = draw(9001, torch.float32)
+    logits[0, 2100:2300], logits[1, :3], logits[2, 9000], logits[3] = (-torch.inf,) * 4
+    logits[3, 5000:] = 1.0
+    targets[:4] = torch.tensor([0, 5, 7, 8000])
+    for cuts in ((), (4000,)):
+        assert_statistics(logits, targets, PLAIN, fold(backend, logits, targets, cuts=cuts))
+
+
 def test_argmax_sees_through_a_saturated_softcap(backend):
     """Both reach the cap in float32; the larger logit has the larger z all the same."""
     logits = torch.tensor([[200.0, 300.0, 250.0]])
