@@ -169,8 +169,8 @@ FASTPREF_FN void pack_right_columns(const T* x, int64_t stride, int64_t row, int
   }
 }
 
-// The products of planes that matter (those of index sum below the larger number of planes: what is left out is 2^-24 of
-// fp32, 2^-18 of fp16), the smallest first, in an order in which neighbours share an operand.
+// The products of planes that matter, the smallest first, in an order in which neighbours share an operand: all of them
+// for 16-bit operands, and beside an fp32 operand those whose indices add up to less than 3 (the others are 2^-24 of it).
 struct Products {
   struct Step {
     int a, b;            // byte offsets of the planes within a k block
@@ -181,7 +181,7 @@ struct Products {
 
   Products(int a_planes_, int b_planes_) : a_planes(a_planes_), b_planes(b_planes_) {
     static constexpr int8_t kOrder[6][2] = {{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 2}, {0, 0}};
-    const int limit = a_planes > b_planes ? a_planes : b_planes;
+    const int limit = 3;
     int last_a = -1, last_b = -1;
     for (const auto& pair : kOrder) {
       if (pair[0] >= a_planes || pair[1] >= b_planes || pair[0] + pair[1] >= limit) continue;
