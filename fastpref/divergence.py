@@ -32,13 +32,14 @@ from ._checks import (
 from .backends.base import Direction, KlState, LogitTransform, accumulation_dtype
 from .errors import require_choice
 from .linear_head import Head, Needs, Tiling, WeightGradient, divergence, divergence_gradients
-from .planner import HeadProblem, plan_recompute
+from .planner import plan_recompute
 from .token_logprobs import (
     LinearInput,
     active_rows,
     check_linear,
     compact,
     fake_gradients,
+    head_problem,
     linear_needs,
     make_transform,
     only_needed,
@@ -448,16 +449,8 @@ def linear_token_kl(
     transform, way = make_transform(temperature, softcap, logit_scale), check_direction(direction)
     backends.select(backend, hidden.device, operands.hidden.dtype)
     ids = normalise_targets(targets, vocab, ignore_index)
-    problem = HeadProblem(
-        rows=rows,
-        vocab=vocab,
-        hidden=hidden.shape[1],
-        itemsize=operands.hidden.element_size(),
-        gradients=operands.requires_grad,
-        weight_gradient=operands.weight.requires_grad,
-        online_reference=True,
-        divergence=True,
-    )
+    more = {"online_reference": True, "divergence": True, "reference_hidden": other.hidden.shape[1]}
+    problem = head_problem(operands, ids, scalar_loss=False, **more)
     plan = plan_recompute(problem, budget_bytes)
     return run_recompute_kl(operands, other, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), way, backend)
 

@@ -284,7 +284,7 @@ def plan_unscaled(problem: HeadProblem, budget_bytes: int | None) -> Plan | str:
         sums = narrow + (len(units) > 1)
         fixed += sums * problem.vocab * problem.hidden * problem.accumulator_bytes
         fixed += chunk * problem.hidden * (4 + problem.operand_bytes) if problem.operand_bytes < 4 else 0
-    per_row = held_bytes(problem, chunk, largest)
+    per_row = held_bytes(problem, chunk)
     most = (_limit(budget_bytes) - fixed) // per_row
     if most < 1:
         return f"the budget does not hold the logits of a row and sums of unscaled gradients ({fixed + per_row} bytes in all)"
