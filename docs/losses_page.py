@@ -16,8 +16,8 @@ from fastpref.objectives.dpo_family import DPOFamily
 from fastpref.objectives.policy_gradient import RatioObjective
 from fastpref.plan_costs import HeadProblem
 from fastpref.planner import make_plan
-from fastpref.unscaled import has_known_direction
 from fastpref.preference import KL_DIRECTIONS
+from fastpref.unscaled import has_known_direction
 
 ROOT = Path(__file__).parent.parent
 HEADS = ROOT / "csrc" / "core" / "objective_heads.h"
