@@ -56,7 +56,7 @@ API = {
     ],
     "Packed rows": ["fastpref.packing.pack_padded", "fastpref.packing.PackedRows", "fastpref.packing.segment_sum"],
     "Modules": ["fastpref.nn.LinearPreferenceLoss"],
-    "Plans": ["fastpref.planner.make_plan", "fastpref.planner.HeadProblem", "fastpref.planner.Plan"],
+    "Plans": ["fastpref.planner.make_plan", "fastpref.plan_costs.HeadProblem", "fastpref.planner.Plan"],
     "The lab": [
         "fastpref.lab.Instance",
         "fastpref.lab.descend",

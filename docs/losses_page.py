@@ -14,8 +14,10 @@ from fastpref.objectives.base import Traits
 from fastpref.objectives.batch import DATA
 from fastpref.objectives.dpo_family import DPOFamily
 from fastpref.objectives.policy_gradient import RatioObjective
-from fastpref.planner import HeadProblem, plan_resident
+from fastpref.plan_costs import HeadProblem
+from fastpref.planner import make_plan
 from fastpref.preference import KL_DIRECTIONS
+from fastpref.unscaled import has_known_direction
 
 ROOT = Path(__file__).parent.parent
 HEADS = ROOT / "csrc" / "core" / "objective_heads.h"
@@ -128,8 +130,12 @@ def needs(traits: Traits) -> str:
 def plans(traits: Traits) -> str:
     """What the planner allows."""
     divergence = any(v in KL_DIRECTIONS for v in traits.vocabulary)
-    problem = HeadProblem(2, 2, 2, 4, unit_rows=(2,), coupling=traits.coupling, divergence=divergence)
-    return "D0" if plan_resident(problem, None) is None else "D0, D1"
+    problem = HeadProblem(
+        2, 2, 2, 4, unit_rows=(2,), coupling=traits.coupling, divergence=divergence,
+        known_direction=has_known_direction(traits, traits.data),
+    )  # fmt: skip
+    plan = make_plan(problem)
+    return ", ".join(sorted([plan.design, *(other.design for other in plan.rejected if other.seconds is not None)]))
 
 
 def device_forms() -> set[str]:

@@ -379,19 +379,17 @@ def bias_bytes(problem: HeadProblem) -> int:
     return 2 * problem.vocab * problem.accumulator_bytes if problem.gradients and problem.bias_gradient else 0
 
 
-def held_bytes(problem: HeadProblem, vocab_chunk: int, whole_unit: int | None = None) -> int:
-    """D1 and D2, for each row whose logits are kept: the logits, copies of its operands, and a reference's chunk where it runs online.
-
-    ``whole_unit`` says that dX of whole units is kept elsewhere.
-    """
+def held_bytes(problem: HeadProblem, vocab_chunk: int) -> int:
+    """D1 and D2, for each row whose logits are kept: the logits, copies of its operands, dX, and a reference's chunk where it runs online."""
     size, item, accumulate = problem.hidden, problem.itemsize, problem.accumulator_bytes
-    held = problem.vocab * problem.logit_bytes + size * item
+    # The operands of the block before are alive when the next are copied.
+    held = problem.vocab * problem.logit_bytes + 2 * size * item
     if item == 2:
         held += size * 4
     if problem.narrow_gradients:
         held += vocab_chunk * 2 + (size * 2 if problem.hidden_gradient else 0)
     if problem.hidden_gradient:
-        held += size * (accumulate + (2 * item if whole_unit is None else item) if item < accumulate else 2 * item)
+        held += size * (accumulate + 2 * item if item < accumulate else 2 * item)
     if problem.online_reference:
         held += vocab_chunk * problem.logit_bytes + problem.reference_hidden * item * (3 if problem.stacked else 1)
     return held

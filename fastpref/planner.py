@@ -292,13 +292,13 @@ def _chunk_columns(problem: HeadProblem) -> int:
     return TILE_CHUNK_COLUMNS if problem.tiles else CHUNK_COLUMNS
 
 
-def _held(problem: HeadProblem, chunk: int, rows: int, whole_unit: int | None = None) -> int:
-    """What D1 and D2 hold for ``rows`` rows at a time."""
+def _held(problem: HeadProblem, chunk: int, rows: int, *, exact: bool = False) -> int:
+    """What D1 and D2 hold for ``rows`` rows at a time. ``exact``: dX in the accumulation dtype."""
     if not problem.tiles:
-        return rows * held_bytes(problem, chunk, whole_unit)
+        return rows * held_bytes(problem, chunk)
     copies = (2 if problem.stacked else 1) * problem.hidden * problem.itemsize * 2
     copies += problem.reference_hidden * problem.itemsize if problem.online_reference else 0
-    dx = problem.hidden * (problem.itemsize if whole_unit is None else problem.accumulator_bytes)
+    dx = problem.hidden * (problem.accumulator_bytes if exact else problem.itemsize)
     swept = rows * (2 if problem.stacked else 1)
     return rows * (copies + dx) + tile_bytes(problem, rows, swept, chunk, rows, rows)
 
@@ -326,9 +326,9 @@ def plan_unscaled(problem: HeadProblem, budget_bytes: int | None) -> Plan | str:
         fixed += sums * problem.vocab * problem.hidden * problem.accumulator_bytes
         fixed += product_bytes(problem, chunk, split=True) if not problem.tiles else 0
     room = _limit(budget_bytes) - fixed
-    most = _most(max(largest, 1), 1, lambda rows: _held(problem, chunk, rows, largest) <= room)
+    most = _most(max(largest, 1), 1, lambda rows: _held(problem, chunk, rows, exact=True) <= room)
     if most < 1:
-        needed = fixed + _held(problem, chunk, 1, largest)
+        needed = fixed + _held(problem, chunk, 1, exact=True)
         return f"the budget does not hold the logits of a row and sums of unscaled gradients ({needed} bytes in all)"
     block = max(ceil_div(largest, ceil_div(max(largest, 1), most)), 1)
     blocks = [min(block, rows - start) for rows in units for start in range(0, rows, block)]
@@ -339,7 +339,7 @@ def plan_unscaled(problem: HeadProblem, budget_bytes: int | None) -> Plan | str:
     work += Work(groups=len(units))
     groups = [(i, i + 1) for i in range(len(units))]
     float32 = problem.weight_gradient and narrow
-    scratch = fixed + _held(problem, chunk, block, largest)
+    scratch = fixed + _held(problem, chunk, block, exact=True)
     return _plan("D2", problem, work, scratch, chunk, block, groups=groups, float32=float32)
 
 

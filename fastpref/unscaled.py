@@ -8,7 +8,7 @@ size where the call has several units, for the scaled total.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from ._checks import may_synchronise
 from .call import Call
 from .linear_head import Head, Kept, Tiling, WeightGradient, gradients, kept_buffer
+from .objectives.base import Traits
 from .packing import wide_dtype
 from .planner import Plan
 from .resident import ReferenceSource, ResidentRun, UnitRun
@@ -26,17 +27,22 @@ TOLERANCE = 1e-3
 """How far, relative to the largest, a coefficient may be from what the declared direction says."""
 
 
+def has_known_direction(traits: Traits, given: Collection[str]) -> bool:
+    """Whether losses with these traits, given data of these names, have one unknown factor per unit, by what they declare."""
+    if traits.level != "sequence" or traits.vocabulary or "old_logps" in given:
+        return False
+    return traits.coupling == "sequence" or (traits.coupling == "pair" and traits.margin_only)
+
+
 def unit_direction(call: Call, reference: bool) -> Tensor | None:
     """``[T]`` what ``d loss / d logp`` is, but for one factor per unit; ``None`` where it is not known before the log-probs are."""
     traits = call.objective.traits
-    if traits.level != "sequence" or traits.vocabulary or "old_logps" in call.data:
+    if not has_known_direction(traits, call.data):
         return None
     sequences = call.lengths.shape[0]
     sign = torch.ones(sequences, dtype=wide_dtype(call.active.device), device=call.active.device)
-    if traits.coupling == "pair" and traits.margin_only:
+    if traits.coupling == "pair":
         sign[sequences // 2 :] = -1.0
-    elif traits.coupling != "sequence":
-        return None
     if call.token_weights is None:
         return sign[call.sequence].masked_fill(~call.active, 0.0)
     if _reads_plain_sums(call, reference):
