@@ -145,12 +145,12 @@ def _limit(budget_bytes: int | None) -> int:
     return DEFAULT_BUDGET_BYTES if budget_bytes is None else budget_bytes
 
 
-def _recompute(problem: HeadProblem, chunk: int, block: int, kept: int = 0) -> Plan:
+def _recompute(problem: HeadProblem, chunk: int, block: int, kept: int = 0, design: Design = "D0") -> Plan:
     work = recompute_work(problem, ceil_div(problem.vocab, chunk), block, kept)
     if problem.tiles and kept:
         work += Work(0, 2 * tile_costs.kept_bytes(kept, problem.vocab, problem.tiles, softcap=problem.softcap))
     scratch = recompute_bytes(problem, chunk, block, kept)
-    return _plan("D3" if kept else "D0", problem, work, scratch, chunk, block, kept_rows=kept)
+    return _plan(design, problem, work, scratch, chunk, block, kept_rows=kept)
 
 
 def _plan(
@@ -196,8 +196,8 @@ def plan_kept(problem: HeadProblem, budget_bytes: int | None) -> Plan | str:
     plans = []
     for chunk, block in _tilings(problem):
         kept = _most(problem.rows, step, partial(_fits, problem, (chunk, block), _limit(budget_bytes)))
-        if kept > 0:
-            plans.append(_recompute(problem, chunk, block, kept))
+        if kept > 0 or problem.rows == 0:
+            plans.append(_recompute(problem, chunk, block, kept, "D3"))
     if not plans:
         needed = min(_scratch(problem, t, step) for t in _tilings(problem))
         return f"the budget does not hold the logits of a row and the rest of the scratch ({needed} bytes in all)"

@@ -314,6 +314,23 @@ def contributing_rows(targets: Tensor, *coefs: Tensor) -> Tensor | None:
     return None if bool(counts.all()) else counts.nonzero().squeeze(1)
 
 
+def rows_to_run(targets: Tensor, coefs: Sequence[Tensor], kept: int, products: int) -> tuple[Tensor | None, int]:
+    """The rows whose gradients are formed, and how many of the first of them have kept logits, out of the first ``kept`` active ones.
+
+    Kept logits lie side by side, so kept rows without a coefficient are run too, unless it is less work to make the logits of the others
+    again, with ``products`` GEMMs for each row of a gradient.
+    """
+    contributing, active = contributing_rows(targets, *coefs), active_rows(targets)
+    if contributing is None or kept == 0:
+        return contributing, kept
+    used = torch.arange(targets.shape[0]) if active is None else active
+    held, kept = used[:kept], min(kept, used.shape[0])
+    again = torch.isin(held, contributing).sum()
+    if int(again) * (products + 1) < kept * products:
+        return contributing, 0
+    return torch.cat([held, contributing[int(again) :]]), kept
+
+
 def compact(active: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The active rows of each tensor, contiguous."""
     if active is None:
@@ -433,13 +450,12 @@ def _linear_backward(
     """``(dX, dW, db)`` as :func:`pack_gradients` gives them; dW is added to ``main_grad`` where that is given."""
     hidden, weight, bias = operands
     buffer, kept_rows, logps = kept
-    # What is kept has the rows that the forward ran, those without a coefficient too.
-    active = contributing_rows(targets, *coefs) if buffer is None else active_rows(targets)
+    active, kept_rows = rows_to_run(targets, coefs, 0 if buffer is None else kept_rows, needs[0] + needs[1])
     chosen = backends.select(backend, hidden.device, accumulation_dtype(hidden.dtype))
     head, wanted = Head(weight, bias, transform.rows(active), chosen), Needs(*needs)
     x, t, lse, a, b = compact(active, hidden, targets, lse, *coefs)
     held = None
-    if buffer is not None:
+    if buffer is not None and kept_rows:
         held = Kept(buffer, min(kept_rows, t.shape[0]), logps=None if logps is None else compact(active, logps)[0])
     into = WeightGradient.start(head, wanted, main_grad=main_grad)
     with torch.autocast(hidden.device.type, enabled=False):
