@@ -223,14 +223,14 @@ def plans(objective: Objective) -> list[str]:
 
 def least_budget(call: LinearCall, plan: str, **options: Any) -> int:
     """The smallest budget with which the plan can be used."""
-    with pytest.raises(ValueError, match=plan) as refused:
-        call.fused(plan=plan, budget_bytes=1, **options)
-    return needed_bytes(refused)
+    return refused_budget(lambda **limit: call.fused(plan=plan, **limit, **options))
 
 
-def needed_bytes(refused: pytest.ExceptionInfo) -> int:
-    """The budget that a refusal names as the least."""
-    return int(re.search(r"\((\d+) bytes in all\)", str(refused.value)).group(1))
+def refused_budget(run: Callable[..., Any]) -> int:
+    """The budget that ``run`` names as the least for the plan that it asks for, or for any."""
+    with pytest.raises(ValueError, match="budget") as refused:
+        run(budget_bytes=1)
+    return int(re.search(r"(?:at least |the scratch \(|gradients \()(\d+)", str(refused.value)).group(1))
 
 
 def deviation(call: LinearCall, **options: Any) -> tuple[float, float]:

@@ -2,28 +2,13 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastpref
-from fastpref import backends
+from fastpref import backends, work
 from fastpref.backends import LogitTransform
 from fastpref.gradient_filter import BLOCK, GradientFilter
-from fastpref.linear_head import Head, Needs, Tiling, WeightGradient, gradients, statistics
+from fastpref.linear_head import Head, Kept, Needs, Tiling, WeightGradient, gradients, kept_buffer, statistics
 from tests import oracle
-
-
-class GemmWork(TorchDispatchMode):
-    """Multiply-adds of the matrix products that run."""
-
-    def __init__(self):
-        super().__init__()
-        self.madds = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
-            a, b = args[-2:] if func._schema.name == "aten::mm" else args[1:3]
-            self.madds += a.shape[0] * a.shape[1] * b.shape[1]
-        return func(*args, **(kwargs or {}))
 
 
 def peaked(dtype, rows=64, width=128, vocab=2000):
@@ -62,31 +47,29 @@ def test_what_is_left_out_is_within_the_bound(dtype, rows, budget):
     assert ((dw - dw_f).abs() <= bound_w).all()
 
 
-def run(threshold, coef, dtype=torch.float32, needs=None, resident=False):
-    """dX, dW and the multiply-adds of the gradients' loop, the recomputed logits left out."""
+def run(threshold, coef, dtype=torch.float32):
+    """dX, dW and the FLOPs of the gradients' loop from kept logits."""
     hidden, weight, targets = (t.detach() for t in peaked(dtype))
     targets = targets.masked_fill(targets < 0, -1)
-    head = Head(weight, None, LogitTransform(), backends.select(None, hidden.device, torch.float32))
-    tiling = Tiling(512, 64)
-    kept = torch.empty(hidden.shape[0] * weight.shape[0])
-    lse = statistics(head, hidden, targets, tiling, resident=kept).lse
-    needs = Needs(True, True, False) if needs is None else needs
+    head = Head(weight, None, LogitTransform(), backends.select("eager", hidden.device, torch.float32))
+    rows, tiling = hidden.shape[0], Tiling(512, 64, 64)
+    kept = Kept(kept_buffer(head, hidden, rows), rows)
+    lse = statistics(head, hidden, targets, tiling, kept).lse
+    needs = Needs(True, True, False)
     into = WeightGradient.start(head, needs)
-    with GemmWork() as work:
-        dx = gradients(
-            head, hidden, targets, lse, coef, coef, tiling, needs, into, resident=kept, gradient_filter=threshold
-        )
-    return dx, into.finish(head)[0], work.madds
+    with work.count_gemm() as count:
+        dx = gradients(head, hidden, targets, lse, coef, coef, tiling, needs, into, kept, gradient_filter=threshold)
+    return dx, into.finish(head)[0], count.flops
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_work_that_is_left(dtype):
     coef = torch.linspace(-1, 1, 64)
-    full = 2 * 64 * 128 * 2000
+    full = 4 * 64 * 128 * 2000
     _, _, exact = run(None, coef, dtype)
     _, _, kept = run(2.0**-10, coef, dtype)
     assert exact == full
-    assert kept == 2 * 64 * 128 * 2 * BLOCK  # the targets' blocks are the first two
+    assert kept == 4 * 64 * 128 * 2 * BLOCK  # the targets' blocks are the first two
     _, _, everything = run(1e-30, coef, dtype)
     assert everything == full
 
@@ -113,20 +96,22 @@ def test_nan_rows_are_kept_and_ignored_rows_are_not_looked_at():
     assert columns([5, 130, -1]) is None
 
 
-@pytest.mark.parametrize("plan", ["D0", "D1"])
-def test_a_preference_loss_with_a_filter(plan):
-    hidden, weight, targets = peaked(torch.float32)
+@pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_preference_loss_with_a_filter(plan, dtype):
+    hidden, weight, targets = peaked(dtype)
     ends = torch.tensor([0, 20, 30, 50, 64], dtype=torch.int32)
     grads = []
     for threshold in (None, 2.0**-12):
         hidden.grad = weight.grad = None
         out = fastpref.linear_preference_loss(
-            "simpo", hidden, weight, targets, ends, plan=plan, gradient_filter=threshold
+            "sigmoid", hidden, weight, targets, ends, reference=torch.zeros(4), plan=plan, gradient_filter=threshold
         )
         out.loss.backward(retain_graph=True)
         first = weight.grad.clone()
         out.loss.backward()
-        torch.testing.assert_close(weight.grad, 2 * first, rtol=1e-5, atol=1e-7)
+        # A plan that makes its gradients again cuts other blocks, and may leave out others.
+        assert (weight.grad - 2 * first).norm() < (1e-5 if dtype == torch.float32 else 1e-2) * first.norm()
         grads.append(first)
     assert not torch.equal(*grads)
     assert (grads[0] - grads[1]).norm() < 0.1 * grads[0].norm()

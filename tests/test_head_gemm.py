@@ -7,7 +7,7 @@ import torch
 
 import fastpref
 from fastpref.divergence import linear_token_kl
-from tests import oracle
+from tests import family, oracle
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 MIXED = [pair for pair in itertools.product(FLOATS, FLOATS) if pair[0] != pair[1]]
@@ -33,13 +33,19 @@ def assert_gradients(given, exact, *dtypes):
         assert (a.grad.double() - b.grad).norm() <= narrow * b.grad.norm()
 
 
-@pytest.mark.parametrize("budget", [None, 330_000])
+@pytest.mark.parametrize("blocks", ["whole", "small"])
 @pytest.mark.parametrize("backend", ["eager", "auto"])
 @pytest.mark.parametrize(("hidden", "weight"), MIXED, ids=str)
-def test_hidden_and_weight_of_different_dtypes(hidden, weight, backend, budget):
+def test_hidden_and_weight_of_different_dtypes(hidden, weight, backend, blocks):
     given, exact, targets = operands(hidden, weight, weight)
     weights = torch.linspace(-1, 1, len(targets), dtype=torch.float64)
-    out = fastpref.linear_logprobs(*given[:2], targets, bias=given[2], backend=backend, budget_bytes=budget)
+
+    def run(**options):
+        return fastpref.linear_logprobs(*given[:2], targets, bias=given[2], backend=backend, **options)
+
+    budget = None if blocks == "whole" else family.refused_budget(run)
+    out = run(budget_bytes=budget)
+    assert (run(budget_bytes=budget, explain=True).row_block < 69) == (blocks == "small")
     wanted = oracle.token_logps(*exact, targets)
     assert (out.logps - wanted).abs().max() < 1e-5  # exact logits: no 16-bit rounding in them
     for logps in (out.logps, wanted):
@@ -60,7 +66,7 @@ def test_a_bias_of_another_dtype(dtype, bias):
     assert_gradients(given, exact, dtype)
 
 
-@pytest.mark.parametrize("plan", ["D0", "D1"])
+@pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
 def test_a_preference_loss_whose_reference_has_its_own_dtypes(plan):
     p = oracle.make_problem(torch.bfloat16, [8, 9, 7, 10])
     given = [leaf(p.hidden, torch.bfloat16), leaf(p.weight, torch.float32), leaf(p.bias, torch.float16)]
@@ -91,7 +97,7 @@ def test_a_divergence_of_heads_of_different_dtypes():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("plan", ["D0", "D1"])
+@pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
 def test_log_ratio_of_a_long_sequence_in_16_bits(dtype, plan):
     torch.manual_seed(0)
     rows, width, vocab = 1024, 256, 4000
@@ -157,9 +163,10 @@ def test_what_does_not_go_together(hidden, weight, bias, words):
 def test_operators_know_mixed_dtypes():
     given, _, targets = operands(torch.bfloat16, torch.float32, torch.float16, rows=9, vocab=50)
     ids = targets.masked_fill(targets < 0, -1)
-    args = (*given, ids, 1.0, None, 1.0, 128, 64, "eager")
+    args = (*given, ids, None, 1.0, None, 1.0, 128, 64, "eager")
     torch.library.opcheck(torch.ops.fastpref.linear_logprobs, args)
     a = torch.ones(9)
-    parts = (*(t.detach() for t in given), ids, a, a.clone(), a.clone(), 1.0, None, 1.0, 128, 64, "eager")
+    coefs, kept = (a, a.clone(), a.clone()), (None, 0, None)
+    parts = (*(t.detach() for t in given), ids, None, *coefs, 1.0, None, 1.0, 128, 64, "eager", *kept)
     for needs in ([True, True, True], [True, False, False], [False, True, False]):
         torch.library.opcheck(torch.ops.fastpref.linear_logprobs_backward, (*parts, needs))

@@ -22,7 +22,7 @@ def buffer(p, seed=1):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("plan", ["D0", "D1"])
+@pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
 def test_dw_is_added_to_the_buffer_and_nowhere_else(dtype, plan):
     p = oracle.make_problem(dtype, [8, 9, 7, 10])
     exact, plain = p.at(torch.float64), p.at(dtype)
@@ -40,7 +40,7 @@ def test_dw_is_added_to_the_buffer_and_nowhere_else(dtype, plan):
     assert (added - exact.weight.grad).abs().max() <= 3 * oracle.error(plain.weight.grad, exact.weight.grad) + unit
     for a, b, c in zip((p.hidden, p.bias), (exact.hidden, exact.bias), (plain.hidden, plain.bias), strict=True):
         oracle.assert_precise(a.grad, b.grad, c.grad, oracle.GRADIENT_FACTOR)
-    (loss * 2.5).backward()  # D1 makes them again
+    (loss * 2.5).backward()  # D1 and D2 make them again
     assert (main_grad.double() - before - 2 * added).norm() <= 1e-2 * added.norm()
     assert p.weight.grad is None
 
@@ -59,7 +59,7 @@ def test_linear_logprobs_several_calls_before_their_backwards():
     torch.testing.assert_close(main_grad.double(), exact.weight.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("plan", ["D0", "D1"])
+@pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
 def test_frozen_backbone(plan):
     p = oracle.make_problem(torch.float32, [8, 9, 7, 10], bias=False)
     p.hidden.requires_grad_(False)
@@ -107,8 +107,9 @@ def test_under_autocast():
 def test_the_operator():
     p = oracle.make_problem(torch.bfloat16, [9])
     ids, a = p.targets.masked_fill(p.targets < 0, -1), torch.ones(9)
-    parts = (p.hidden.detach(), p.weight.detach(), p.bias.detach(), ids, a, a.clone(), a.clone())
-    args = (*parts, 1.0, None, 1.0, 128, 64, "eager", [True, True, True], torch.zeros(p.weight.shape))
+    parts = (p.hidden.detach(), p.weight.detach(), p.bias.detach(), ids, None, a, a.clone(), a.clone())
+    needs, main_grad = [True, True, True], torch.zeros(p.weight.shape)
+    args = (*parts, 1.0, None, 1.0, 128, 64, "eager", None, 0, None, needs, main_grad)
     torch.library.opcheck(torch.ops.fastpref.linear_logprobs_backward_into, args)
 
 

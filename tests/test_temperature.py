@@ -7,7 +7,7 @@ import fastpref
 from fastpref import linear_token_kl, token_kl
 from fastpref.backends.base import STATISTICS
 from fastpref.nn import LinearPreferenceLoss
-from tests import oracle
+from tests import family, oracle
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -135,16 +135,25 @@ def test_divergences_agree_with_the_oracle(dtype, direction):
             oracle.assert_precise(a, b, c, 3 if i else 2, ulps=oracle.GRADIENT_ULPS if i else 8.0)
 
 
-@pytest.mark.parametrize(("loss", "plan"), [("sigmoid", "D0"), ("sigmoid", "D1"), ("tdpo2", "D0")])
+@pytest.mark.parametrize(("loss", "plan"), [*(("sigmoid", f"D{i}") for i in range(4)), ("tdpo2", "D0")])
 def test_preference_loss_under_every_plan(plan, loss):
-    """The reference has the temperatures of the policy; in several groups of D1 each takes its own rows'."""
+    """The reference has the temperatures of the policy; in several groups or blocks each takes its own rows'."""
     p, q = (oracle.make_problem(torch.float64, [5, 3, 4, 6, 2, 7], ignored=0.3) for _ in range(2))
     temperature = drawn(27).double().masked_fill(p.targets < 0, torch.inf)
-    extra = {} if plan == "D0" else {"budget_bytes": 14 * (301 * 8 + 300)}
-    out = fastpref.linear_preference_loss(
-        loss, p.hidden, p.weight, p.targets, p.cu_seqlens, bias=p.bias, reference=p.reference, beta=0.4,
-        temperature=temperature, plan=plan, **extra,
-    )  # fmt: skip
+
+    def run(**options):
+        return fastpref.linear_preference_loss(
+            loss, p.hidden, p.weight, p.targets, p.cu_seqlens, bias=p.bias, reference=p.reference, beta=0.4,
+            temperature=temperature, plan=plan, **options,
+        )  # fmt: skip
+
+    out = run() if plan == "D0" else run(budget_bytes=family.refused_budget(run) + 500)
+    if plan == "D1":
+        assert len(out.plan.groups) > 1
+    elif plan == "D2":
+        assert out.plan.row_block < 6
+    elif plan == "D3":
+        assert 0 < out.plan.kept_rows < 18
     (2.5 * out.loss).backward(retain_graph=True)
     once = [g.clone() for g in p.grads()]
     logits, ref_logits = q.hidden @ q.weight.t() + q.bias, q.ref_hidden @ q.ref_weight.t() + q.ref_bias
@@ -160,9 +169,41 @@ def test_preference_loss_under_every_plan(plan, loss):
     (2.5 * exact).backward()
     for a, b in zip(once, q.grads(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
-    (2.5 * out.loss).backward()  # D1 makes its gradients again
+    (2.5 * out.loss).backward()  # D1 and D2 make their gradients again
     for a, b in zip(p.grads(), q.grads(), strict=True):
         torch.testing.assert_close(a, 2 * b, rtol=1e-8, atol=1e-10)
+
+
+@dtypes
+@pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_preference_loss_in_every_dtype(plan, dtype, shared):
+    """With its own head the reference is run by itself; with the policy's it is stacked, and so are its temperatures."""
+    p = oracle.make_problem(dtype, [45, 33, 40, 51], vocab=600, ignored=0.3)
+    if shared:
+        p.ref_weight, p.ref_bias = p.weight, p.bias
+    exact, plain = p.at(torch.float64), p.at(dtype)
+    temperature = drawn(169).masked_fill(p.targets < 0, torch.nan)
+
+    def run(**options):
+        return fastpref.linear_preference_loss(
+            "sigmoid", p.hidden, p.weight, p.targets, p.cu_seqlens, bias=p.bias, reference=p.reference, beta=0.4,
+            temperature=temperature, plan=plan, **options,
+        )  # fmt: skip
+
+    out = run() if plan == "D0" else run(budget_bytes=family.refused_budget(run) + 20_000)
+    out.loss.backward()
+    losses = []
+    for q in (exact, plain):
+        policy, reference = (
+            oracle.sequence_logps(plain_logps(x @ w.t() + b, q.targets, temperature)[0], q.cu_seqlens)
+            for x, w, b in ((q.hidden, q.weight, q.bias), q.reference)
+        )
+        losses.append(oracle.dpo_loss(policy, reference.detach(), 0.4))
+        losses[-1].backward()
+    oracle.assert_precise(out.loss, *losses, oracle.LOSS_FACTOR)
+    for a, b, c in zip(p.grads(), exact.grads(), plain.grads(), strict=True):
+        oracle.assert_precise(a, b, c, oracle.GRADIENT_FACTOR, ulps=oracle.GRADIENT_ULPS)
 
 
 def test_gradcheck():
@@ -206,7 +247,7 @@ def test_operators():
     args = (p.hidden, p.weight, p.bias, ids, inverse, 1.0, None, 1.0, 128, 64, "eager")
     torch.library.opcheck(torch.ops.fastpref.linear_logprobs, args)
     policy = (p.hidden.detach(), p.weight.detach(), p.bias.detach())
-    args = (*policy, ids, inverse, ones, ones, ones, 1.0, 9.0, 1.0, 128, 64, "eager", [True] * 3)
+    args = (*policy, ids, inverse, ones, ones, ones, 1.0, 9.0, 1.0, 128, 64, "eager", None, 0, None, [True] * 3)
     torch.library.opcheck(torch.ops.fastpref.linear_logprobs_backward, args)
 
 

@@ -119,6 +119,7 @@ def test_instruction_sets_agree_with_the_operating_system(built):
         "avx2": {"avx2", "fma", "f16c"},
         "avx512": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
     }
+    needs["amx"] = needs["avx512"] | {"amx_bf16", "amx_tile", "avx512_bf16"}
     assert built.supported_isas() == [isa for isa in built.compiled_isas() if needs[isa] <= flags]
 
 

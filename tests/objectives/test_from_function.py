@@ -33,12 +33,13 @@ def deviation(objective, **options):
 
 def test_a_function_in_place_of_a_name():
     out, worst = deviation(logistic, scale=0.1)
-    assert out.plan.design == "D0", "nothing is known of what it couples"
+    (resident,) = [other for other in out.plan.rejected if other.design == "D1"]
+    assert "couples all sequences" in resident.reason, "nothing is known of what it couples"
     assert worst < 1e-15
 
 
 def test_declared_separable_it_runs_in_one_pass():
-    out, worst = deviation(from_function(logistic, coupling="pair", scale=0.1))
+    out, worst = deviation(from_function(logistic, coupling="pair", scale=0.1), plan="D1")
     assert out.plan.design == "D1"
     assert worst < 1e-15
     assert "rewards/margins" in out.metrics
