@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import work
+
 POOLED_BYTES = 1 << 20
 """Requests below this are left to torch: malloc reuses them without going back to the kernel."""
 
@@ -131,7 +133,9 @@ def take(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     nbytes = elements * dtype.itemsize
     if device.type != "cpu" or nbytes < POOLED_BYTES:
         return torch.empty(elements, dtype=dtype, device=device)
-    return torch.from_numpy(_pool.take(nbytes)).view(dtype)
+    block = torch.from_numpy(_pool.take(nbytes))
+    work.made(block)
+    return block.view(dtype)
 
 
 def release() -> int:

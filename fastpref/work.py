@@ -6,7 +6,7 @@
 
 For tests, benchmarks and the curious; nothing in the package depends on what is found. FLOPs are two per multiplication of every matrix product
 that torch runs, inside this package's operators too, and what native code adds by :func:`add`. Bytes are those of torch tensors that came
-to life since the count began, on any device; what a library allocates for itself is not among them.
+to life since the count began, on any device, those of :mod:`fastpref.scratch` among them (:func:`made`); what a library allocates for itself is not.
 """
 
 from __future__ import annotations
@@ -101,3 +101,11 @@ def add(flops: int) -> None:
     """Report a matrix product that torch does not see to every count under way."""
     for work in _counting:
         work.count(flops)
+
+
+def made(tensor: Tensor) -> None:
+    """Report a tensor in memory that torch did not allocate to every count under way."""
+    storage = tensor.untyped_storage()
+    for work in _counting:
+        work._seen.pop(storage, None)  # wrapping the memory in a tensor looks like a tensor that was given
+        work._made(storage)

@@ -7,6 +7,7 @@ import torch
 
 import fastpref
 from fastpref import work
+from fastpref.scratch import POOLED_BYTES, take
 from tests import oracle
 
 
@@ -60,3 +61,17 @@ def test_live_bytes_are_those_of_new_tensors():
         gc.collect()
         assert count.live_bytes == 0
     assert count.peak_bytes == 8000
+
+
+def test_scratch_of_the_pool_counts_while_it_is_in_use():
+    elements = 2 * POOLED_BYTES
+    with work.count_gemm() as count:
+        held = take(elements, torch.float32, torch.device("cpu"))
+        view = held[5:].zero_()
+        del held
+        gc.collect()
+        assert count.live_bytes == 4 * elements
+        del view
+        gc.collect()
+        assert count.live_bytes == 0
+    assert count.peak_bytes == 4 * elements
