@@ -38,6 +38,8 @@ def reference_source(
     """
     if online is None or not isinstance(given, Sequence) or not _same_head(given, weight, bias, ids):
         return ReferenceSource(known, online)
+    if online.hidden.dtype != operands.hidden.dtype:  # no matrix holds the rows of both
+        return ReferenceSource(online=online)
     shared = LinearInput(online.hidden, operands.weight.detach(), None if bias is None else online.bias)
     rows = active_rows(ids)
     if torch.equal(*compact(rows, operands.hidden.detach(), online.hidden)):

@@ -21,6 +21,8 @@ FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 DTYPES = [(torch.float64,) * 4, *itertools.product(FLOATS, FLOATS, FLOATS[:2], FLOATS[:2])]
 """Of hidden states and head, and of the reference's."""
 
+MIXED = (torch.bfloat16, torch.float32, torch.float32, torch.float32)
+
 
 def problem(dtype: torch.dtype = torch.float32, ignored: float = 0.2, bias: bool = False) -> oracle.Problem:
     return oracle.make_problem(dtype, LENGTHS, hidden=32, vocab=2500, ignored=ignored, bias=bias)
@@ -183,6 +185,15 @@ class TestSharedHead:
             apart = measure(p, plan="D0", reference=(p.ref_hidden, p.weight.detach().clone()))
         assert run.count.calls < apart.count.calls
         assert run.loss == pytest.approx(apart.loss, rel=1e-5)
+
+    @pytest.mark.parametrize("plan", PLANS)
+    def test_hidden_states_of_another_dtype_are_run_by_themselves(self, plan):
+        p, q = (cast_to(problem(torch.bfloat16), *dtypes) for dtypes in (MIXED, (torch.float64,) * 4))
+        run = measure(p, plan=plan, reference=self.reference(p))
+        exact = measure(q, plan=plan, reference=self.reference(q))
+        assert run.loss == pytest.approx(exact.loss, rel=1e-5)
+        for a, b in zip(p.grads(), q.grads(), strict=True):
+            assert (a.double() - b).norm() < 1e-2 * b.norm()
 
     @pytest.mark.parametrize("plan", PLANS)
     def test_nan_of_the_reference_names_its_row(self, plan):
