@@ -81,6 +81,7 @@ class HeadProblem:
         narrow_reference: an online reference has a 16-bit operand, which the GEMMs of chunks take in float32.
         tiles: bf16 numbers per element of hidden states and head where the tile kernels run the whole vocabulary in one call (see
             :mod:`fastpref.tile_costs`); ``None``: chunks of logits by GEMM calls.
+        reference_tiles: the same of an online reference.
         softcap: the logits are soft-capped.
         threads: of the CPU.
     """
@@ -111,6 +112,7 @@ class HeadProblem:
     gradient_filter: bool = False
     narrow_reference: bool = False
     tiles: tuple[int, int] | None = None
+    reference_tiles: tuple[int, int] | None = None
     softcap: bool = False
     threads: int = 1
 
@@ -350,7 +352,9 @@ def product_bytes(problem: HeadProblem, vocab_chunk: int, *, split: bool) -> int
 
 def recompute_bytes(problem: HeadProblem, vocab_chunk: int, row_block: int, kept: int) -> int:
     """D0, and D3 with ``kept`` rows: the peak."""
-    fixed = row_bytes(problem) + bias_bytes(problem)
+    fixed = (
+        row_bytes(problem) + bias_bytes(problem) + reference_bytes(problem, min(row_block, problem.rows), vocab_chunk)
+    )
     rows = max(problem.sweep_rows, 1)
     if problem.tiles is None:
         return fixed + chunk_bytes(problem, rows, vocab_chunk, row_block) + kept * problem.vocab * problem.logit_bytes
@@ -359,11 +363,25 @@ def recompute_bytes(problem: HeadProblem, vocab_chunk: int, row_block: int, kept
     )
 
 
+def reference_bytes(problem: HeadProblem, rows: int, vocab_chunk: int) -> int:
+    """An online reference with its own head, ``rows`` rows at a time, where the tile kernels run it or the policy, but not both."""
+    apart = problem.online_reference and not problem.shared_head and not problem.divergence
+    if not apart or (problem.tiles is None) == (problem.reference_tiles is None):
+        return 0
+    if problem.reference_tiles is None:
+        return rows * vocab_chunk * problem.logit_bytes
+    size, planes = problem.reference_hidden, problem.reference_tiles
+    return tile_costs.statistics_bytes(rows, problem.vocab, size, planes, problem.threads) + 4 * problem.vocab
+
+
 def tile_bytes(problem: HeadProblem, rows: int, swept: int, vocab_chunk: int, row_block: int, kept: int) -> int:
     """Scratch of the tile kernels: ``swept`` rows at a time forward, gradients of ``rows``, and what is kept of ``kept`` rows."""
     planes = problem.tiles or (1, 1)
     size = max(problem.hidden, problem.reference_hidden if problem.online_reference else 0)
-    forward = tile_costs.statistics_bytes(swept, problem.vocab, size, planes, problem.threads, all_statistics=True)
+    forward = max(
+        tile_costs.statistics_bytes(swept, problem.vocab, size, each, problem.threads, all_statistics=True)
+        for each in (planes, problem.reference_tiles or planes)
+    )
     backward = 0
     if problem.gradients:
         wants = {"dx": problem.hidden_gradient, "dw": problem.weight_gradient, "db": problem.bias_gradient}

@@ -40,6 +40,7 @@ from .plan_costs import (
     product_bytes,
     recompute_bytes,
     recompute_work,
+    reference_bytes,
     tile_bytes,
 )
 
@@ -294,13 +295,14 @@ def _chunk_columns(problem: HeadProblem) -> int:
 
 def _held(problem: HeadProblem, chunk: int, rows: int, *, exact: bool = False) -> int:
     """What D1 and D2 hold for ``rows`` rows at a time. ``exact``: dX in the accumulation dtype."""
+    other = reference_bytes(problem, rows, chunk)
     if not problem.tiles:
-        return rows * held_bytes(problem, chunk)
+        return rows * held_bytes(problem, chunk) + other
     copies = (2 if problem.stacked else 1) * problem.hidden * problem.itemsize * 2
     copies += problem.reference_hidden * problem.itemsize if problem.online_reference else 0
     dx = problem.hidden * (problem.accumulator_bytes if exact else problem.itemsize)
     swept = rows * (2 if problem.stacked else 1)
-    return rows * (copies + dx) + tile_bytes(problem, rows, swept, chunk, rows, rows)
+    return rows * (copies + dx) + other + tile_bytes(problem, rows, swept, chunk, rows, rows)
 
 
 def plan_unscaled(problem: HeadProblem, budget_bytes: int | None) -> Plan | str:

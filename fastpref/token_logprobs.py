@@ -751,6 +751,13 @@ def count_active(ids: Tensor) -> int:
     return int((ids != IGNORED).sum()) if on_host else ids.shape[0]
 
 
+def tile_planes(operands: LinearInput, transform: LogitTransform, backend: Backend) -> tuple[int, int] | None:
+    """What the tile kernels make of an element of hidden states and head; ``None`` where they do not run them."""
+    hidden, weight = operands.hidden, operands.weight
+    engine = Head(weight, operands.bias, transform, backend).engine(hidden)
+    return None if engine is None else engine.planes(hidden.dtype, weight.dtype)
+
+
 def head_problem(
     operands: LinearInput,
     ids: Tensor,
@@ -763,7 +770,7 @@ def head_problem(
     """What the planner needs to know of a head and its rows; ``more`` are fields of ``HeadProblem`` that only the caller knows."""
     rows, (hidden, weight, bias) = count_active(ids), (operands.hidden, operands.weight, operands.bias)
     # A divergence looks at two heads' logits side by side, chunk by chunk.
-    engine = None if more.get("divergence") else Head(weight, bias, transform, backend).engine(hidden)
+    tiles = None if more.get("divergence") else tile_planes(operands, transform, backend)
     return HeadProblem(
         rows=rows,
         vocab=weight.shape[0],
@@ -774,13 +781,13 @@ def head_problem(
         hidden_gradient=hidden.requires_grad,
         weight_gradient=weight.requires_grad,
         bias_gradient=bias is not None and bias.requires_grad,
-        float16=engine is None and gradient_dtype(hidden, weight) == torch.float16,
+        float16=tiles is None and gradient_dtype(hidden, weight) == torch.float16,
         ignored=rows < ids.shape[0] or not hidden.is_contiguous(),
         device="cpu" if ids.device.type == "cpu" else "gpu",
         mixed=hidden.dtype != weight.dtype,
         main_grad=main_grad is not None,
         gradient_filter=gradient_filter is not None,
-        tiles=None if engine is None else engine.planes(hidden.dtype, weight.dtype),
+        tiles=tiles,
         softcap=transform.softcap is not None,
         threads=torch.get_num_threads(),
         **more,
