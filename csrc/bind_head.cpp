@@ -61,12 +61,13 @@ void head_stats(const Operands& o, uintptr_t m, uintptr_t s, uintptr_t zt, uintp
 }
 
 int64_t head_grad(const Operands& o, uintptr_t lse, uintptr_t onehot_coef, uintptr_t softmax_coef, uintptr_t kept,
-                  int64_t kept_rows, uintptr_t logps, uintptr_t dx, int dx_dtype, uintptr_t dw, int dw_dtype, int64_t dw_stride,
-                  bool dw_add, uintptr_t db, float filter, int64_t chunk, int64_t row_block, uintptr_t scratch) {
+                  int64_t kept_rows, uintptr_t logps, uintptr_t dx, int dx_dtype, uintptr_t dw, int dw_dtype,
+                  int64_t dw_stride, bool dw_add, uintptr_t db, float filter, int64_t chunk, int64_t row_block,
+                  uintptr_t scratch) {
   return kernels().grad({operands_of(o), at<const float>(lse), at<const float>(onehot_coef),
                          at<const float>(softmax_coef), at<const void>(kept), kept_rows, at<const float>(logps),
-                         at<void>(dx), static_cast<DType>(dx_dtype), at<void>(dw), static_cast<DType>(dw_dtype), dw_stride, dw_add, at<float>(db),
-                         filter, chunk, row_block, at<void>(scratch)});
+                         at<void>(dx), static_cast<DType>(dx_dtype), at<void>(dw), static_cast<DType>(dw_dtype),
+                         dw_stride, dw_add, at<float>(db), filter, chunk, row_block, at<void>(scratch)});
 }
 
 }  // namespace
@@ -83,9 +84,9 @@ void bind_head(py::module_& m, const HeadKernels* (*active)()) {
         py::arg("zt"), py::arg("s2"), py::arg("sd"), py::arg("total"), py::arg("top"), py::arg("argmax"),
         py::arg("kept"), py::arg("kept_rows"), py::arg("scratch"), "HeadStatsArgs on addresses.");
   m.def("head_grad", &head_grad, no_gil, py::arg("operands"), py::kw_only(), py::arg("lse"), py::arg("onehot_coef"),
-        py::arg("softmax_coef"), py::arg("kept"), py::arg("kept_rows"), py::arg("logps"), py::arg("dx"), py::arg("dx_dtype"),
-        py::arg("dw"), py::arg("dw_dtype"), py::arg("dw_stride"), py::arg("dw_add"), py::arg("db"), py::arg("filter"),
-        py::arg("chunk"), py::arg("row_block"), py::arg("scratch"),
+        py::arg("softmax_coef"), py::arg("kept"), py::arg("kept_rows"), py::arg("logps"), py::arg("dx"),
+        py::arg("dx_dtype"), py::arg("dw"), py::arg("dw_dtype"), py::arg("dw_stride"), py::arg("dw_add"), py::arg("db"),
+        py::arg("filter"), py::arg("chunk"), py::arg("row_block"), py::arg("scratch"),
         "HeadGradArgs on addresses; returns how many 32 x 32 blocks the filter left out.");
 }
 

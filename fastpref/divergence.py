@@ -461,7 +461,7 @@ def linear_token_kl(
     chosen = backends.select(backend, hidden.device, accumulation_dtype(operands.hidden.dtype))
     ids = normalise_targets(targets, vocab, ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
-    more = {"online_reference": True, "divergence": True, "reference_hidden": other.hidden.shape[1]}
+    more: dict[str, Any] = {"online_reference": True, "divergence": True, "reference_hidden": other.hidden.shape[1]}
     problem = head_problem(operands, ids, transform, chosen, scalar_loss=False, **more)
     plan = plan_recompute(problem, budget_bytes)
     return run_recompute_kl(operands, other, ids, transform, Tiling(plan.vocab_chunk, plan.row_block), way, backend)

@@ -14,8 +14,8 @@
 namespace fastpref {
 namespace amx {
 
-constexpr int kEdge = 32;         // rows and columns of a block of four tiles
-constexpr int64_t kTile = 1024;   // bytes
+constexpr int kEdge = 32;        // rows and columns of a block of four tiles
+constexpr int64_t kTile = 1024;  // bytes
 constexpr int kMaxPlanes = 3;
 
 FASTPREF_FN int64_t blocks_of(int64_t n) { return (n + kEdge - 1) / kEdge; }
@@ -24,9 +24,7 @@ FASTPREF_FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 // Bytes of a pair of strips.
 FASTPREF_FN int64_t pair_bytes(int64_t k_blocks, int planes) { return 2 * k_blocks * planes * kTile; }
 
-FASTPREF_FN int planes_of(DType type) {
-  return type == DType::kFloat32 ? 3 : type == DType::kFloat16 ? 2 : 1;
-}
+FASTPREF_FN int planes_of(DType type) { return type == DType::kFloat32 ? 3 : type == DType::kFloat16 ? 2 : 1; }
 
 // Two vectors of fp32 as planes of 32 bf16 (a first). The rest of an infinity is 0, not NaN.
 template <int kPlanes>
@@ -34,7 +32,8 @@ FASTPREF_FN void split(__m512 a, __m512 b, __m512i out[kPlanes]) {
   for (int p = 0; p < kPlanes; p++) {
     out[p] = (__m512i)_mm512_cvtne2ps_pbh(b, a);
     if (p + 1 == kPlanes) break;
-    const __m512 high_a = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(out[p])), 16));
+    const __m512 high_a =
+        _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(out[p])), 16));
     const __m512 high_b =
         _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(out[p], 1)), 16));
     a = _mm512_sub_ps(a, high_a);
@@ -100,8 +99,8 @@ FASTPREF_FN void transpose16(__m512i r[16]) {
 
 // Interleaves two rows of 32 bf16: pairs (a, b) of elements 0-15, or of 16-31.
 FASTPREF_FN __m512i interleave(__m512i a, __m512i b, bool upper) {
-  alignas(64) static constexpr uint16_t kLow[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                    8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
   const __m512i low = _mm512_load_si512(kLow);
   return _mm512_permutex2var_epi16(a, upper ? _mm512_add_epi16(low, _mm512_set1_epi16(16)) : low, b);
 }
@@ -173,7 +172,7 @@ FASTPREF_FN void pack_right_columns(const T* x, int64_t stride, int64_t row, int
 // for 16-bit operands, and beside an fp32 operand those whose indices add up to less than 3 (the others are 2^-24 of it).
 struct Products {
   struct Step {
-    int a, b;            // byte offsets of the planes within a k block
+    int a, b;  // byte offsets of the planes within a k block
     bool load_a, load_b;
   };
   Step step[6];

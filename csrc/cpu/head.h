@@ -51,17 +51,17 @@ struct HeadGradArgs {
   const void* kept;           // what HeadStatsArgs left, or null
   int64_t kept_rows;
   const float* logps;  // [rows] log-probabilities of the targets; read for kept rows only
-  void* dx;  // [rows, width], contiguous, or null
+  void* dx;            // [rows, width], contiguous, or null
   DType dx_dtype;
   void* dw;  // [vocab, width] with stride dw_stride, or null
   DType dw_dtype;
   int64_t dw_stride;
-  bool dw_add;      // add to what dw holds, in fp32, rounded once per call; else overwrite it
-  float* db;        // [vocab], added to, or null
-  float filter;     // blocks of 32 x 32 whose softmax stays below this (and that hold no target) are left out; 0: none
-  int64_t chunk;    // vocabulary columns at a time, a multiple of 32
+  bool dw_add;    // add to what dw holds, in fp32, rounded once per call; else overwrite it
+  float* db;      // [vocab], added to, or null
+  float filter;   // blocks of 32 x 32 whose softmax stays below this (and that hold no target) are left out; 0: none
+  int64_t chunk;  // vocabulary columns at a time, a multiple of 32
   int64_t row_block;  // rows at a time, a multiple of 32
-  void* scratch;    // head_grad_scratch bytes, aligned to 64
+  void* scratch;      // head_grad_scratch bytes, aligned to 64
 };
 
 struct HeadScratch {
@@ -73,8 +73,8 @@ struct HeadScratch {
 struct HeadKernels {
   void (*stats)(const HeadStatsArgs&);
   int64_t (*grad)(const HeadGradArgs&);  // returns the blocks of 32 x 32 that the filter left out
-  HeadScratch (*scratch)(const HeadOperands&, bool statistics, bool dx, bool dw, bool db, int64_t chunk, int64_t row_block,
-                         int64_t kept_rows);
+  HeadScratch (*scratch)(const HeadOperands&, bool statistics, bool dx, bool dw, bool db, int64_t chunk,
+                         int64_t row_block, int64_t kept_rows);
 };
 
 }  // namespace fastpref

@@ -27,6 +27,8 @@
 #include <float.h>
 #include <math.h>
 #include <string.h>
+
+#include <type_traits>
 #ifdef _OPENMP
   #include <omp.h>
 #endif
@@ -79,7 +81,9 @@ struct Grid {
   }
 
   int64_t left_tasks() const { return (lefts + left_group - 1) / left_group; }
-  int64_t tasks() const { return lefts == 0 || rights == 0 ? 0 : left_tasks() * ((rights + right_group - 1) / right_group); }
+  int64_t tasks() const {
+    return lefts == 0 || rights == 0 ? 0 : left_tasks() * ((rights + right_group - 1) / right_group);
+  }
 
   // Calls body(left, right) for the pairs of a task. Neighbouring tasks share their right strips.
   template <class Body>
@@ -204,11 +208,11 @@ struct Segments {
 };
 
 struct StatsScratch {
-  char* hidden;      // right strips of all rows
-  float* scale;      // [padded rows]
-  float* partial;    // [segment][field][padded rows]
-  char* weights;     // [thread] left strips
-  int64_t group;     // pairs of left strips that a thread packs at a time
+  char* hidden;    // right strips of all rows
+  float* scale;    // [padded rows]
+  float* partial;  // [segment][field][padded rows]
+  char* weights;   // [thread] left strips
+  int64_t group;   // pairs of left strips that a thread packs at a time
   TargetChains chains;
 
   static StatsScratch take(Arena* arena, const HeadOperands& a, bool statistics) {
@@ -306,7 +310,8 @@ struct Fold {
       const ScaledExp exp(1.0f);
       for (int r = 0; r < n; r++) {
         const Vec e = add_exponential(i, at(block + r * kEdge + 16 * i), exp);
-        if (kept) _mm256_store_si256(reinterpret_cast<__m256i*>(kept + r * 64 + 32 * i), (__m256i)_mm512_cvtneps_pbh(e.v));
+        if (kept)
+          _mm256_store_si256(reinterpret_cast<__m256i*>(kept + r * 64 + 32 * i), (__m256i)_mm512_cvtneps_pbh(e.v));
       }
     }
     for (int i = 0; i < 2; i++) {
@@ -435,12 +440,12 @@ void stats_with(const HeadStatsArgs& a) {
 #endif
   {
 #ifdef _OPENMP
-    #pragma omp for schedule(static)
+  #pragma omp for schedule(static)
 #endif
     for (int64_t g = 0; g < groups; g++) hidden.right_rows(g * kEdge, s.hidden + g * right);
     configure_tiles();
 #ifdef _OPENMP
-    #pragma omp for schedule(dynamic)
+  #pragma omp for schedule(dynamic)
 #endif
     for (int64_t segment = 0; segment < segments.count; segment++) {
       alignas(64) float blocks[2][kBlock];
@@ -519,8 +524,8 @@ struct GradScratch {
   float* scale;          // [padded rows] see fill_scale
   TargetChains chains;
 
-  static GradScratch take(Arena* arena, const HeadOperands& a, bool want_dx, bool want_dw, bool want_db,
-                          int64_t chunk, int64_t row_block) {
+  static GradScratch take(Arena* arena, const HeadOperands& a, bool want_dx, bool want_dw, bool want_db, int64_t chunk,
+                          int64_t row_block) {
     GradScratch s;
     const int64_t padded = round_up(a.rows, kEdge), words = round_up(a.vocab, kEdge), width = round_up(a.width, kEdge);
     s.chunk = smaller(chunk, words);
@@ -710,30 +715,42 @@ struct Gradient {
   }
 };
 
-// A block of fp32 sums to 32 x n rows and columns of an output, added to it or not.
+// 16 elements of a row as fp32 and back, rounded to nearest even; those outside the mask are left alone.
+FASTPREF_FN __m512 load16(const float* x, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, x); }
+FASTPREF_FN __m512 load16(const BFloat16* x, __mmask16 mask) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x)), 16));
+}
+FASTPREF_FN __m512 load16(const Float16* x, __mmask16 mask) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, x));
+}
+FASTPREF_FN void store16(float* x, __mmask16 mask, __m512 v) { _mm512_mask_storeu_ps(x, mask, v); }
+FASTPREF_FN void store16(BFloat16* x, __mmask16 mask, __m512 v) {
+  _mm256_mask_storeu_epi16(x, mask, (__m256i)_mm512_cvtneps_pbh(v));
+}
+FASTPREF_FN void store16(Float16* x, __mmask16 mask, __m512 v) {
+  _mm256_mask_storeu_epi16(x, mask, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+// A block of fp32 sums to at most 32 rows and columns of an output, added to it or not.
 template <class T>
-void write_block(const float* block, T* out, int64_t stride, int rows, int columns, bool add_to) {
-  for (int r = 0; r < rows; r++) {
-    for (int c = 0; c < columns; c++) {
-      const float sum = block[r * kEdge + c] + (add_to ? to_float(out[r * stride + c]) : 0.0f);
-      from_float(sum, out + r * stride + c);
+FASTPREF_FN void write_rows(const float* block, T* out, int64_t stride, int rows, int columns, bool add_to) {
+  for (int half = 0; half < columns; half += 16) {
+    const int n = columns - half < 16 ? columns - half : 16;
+    const __mmask16 mask = static_cast<__mmask16>((1u << n) - 1);
+    for (int r = 0; r < rows; r++) {
+      T* to = out + r * stride + half;
+      __m512 sum = _mm512_load_ps(block + r * kEdge + half);
+      if (add_to) sum = _mm512_add_ps(sum, load16(to, mask));
+      store16(to, mask, sum);
     }
   }
 }
 
 void write_block(const float* block, DType type, void* out, int64_t offset, int64_t stride, int rows, int columns,
                  bool add_to) {
-  if (type == DType::kBFloat16 && columns == kEdge && !add_to) {
-    BFloat16* to = static_cast<BFloat16*>(out) + offset;
-    for (int r = 0; r < rows; r++) {
-      _mm512_storeu_si512(to + r * stride, (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(block + r * kEdge + 16),
-                                                                        _mm512_load_ps(block + r * kEdge)));
-    }
-    return;
-  }
   with_type(type, [&](auto* t) {
     using T = typename std::remove_const<typename std::remove_pointer<decltype(t)>::type>::type;
-    write_block(block, static_cast<T*>(out) + offset, stride, rows, columns, add_to);
+    write_rows(block, static_cast<T*>(out) + offset, stride, rows, columns, add_to);
   });
 }
 
@@ -771,7 +788,7 @@ int64_t grad_with(const HeadGradArgs& a) {
       const Matrix piece = weight.slice(word, s.chunk);
       const int64_t words = blocks_of(piece.rows);
 #ifdef _OPENMP
-      #pragma omp for schedule(static) nowait
+  #pragma omp for schedule(static) nowait
 #endif
       for (int64_t v = 0; v < words; v++) {
         piece.left(v * kEdge, s.weight_rows + v * pair_bytes(k_blocks, piece.planes()));
@@ -782,7 +799,7 @@ int64_t grad_with(const HeadGradArgs& a) {
         const int64_t groups = blocks_of(rows.rows), before = token / kEdge;
         if (word == 0 || several) {
 #ifdef _OPENMP
-          #pragma omp for schedule(static)
+  #pragma omp for schedule(static)
 #endif
           for (int64_t g = 0; g < groups; g++) {
             rows.right_rows(g * kEdge, s.hidden_rows + g * pair_bytes(k_blocks, rows.planes()));
@@ -790,14 +807,14 @@ int64_t grad_with(const HeadGradArgs& a) {
           }
         } else {
 #ifdef _OPENMP
-          #pragma omp barrier
+  #pragma omp barrier
 #endif
         }
 
         const int64_t left = pair_bytes(k_blocks, piece.planes()), right = pair_bytes(k_blocks, rows.planes());
         const Grid logits(words, left, groups, right, head.threads);
 #ifdef _OPENMP
-        #pragma omp for schedule(dynamic)
+  #pragma omp for schedule(dynamic)
 #endif
         for (int64_t task = 0; task < logits.tasks(); task++) {
           alignas(64) float blocks[2][kBlock];
@@ -833,7 +850,7 @@ int64_t grad_with(const HeadGradArgs& a) {
 
         if (a.db) {
 #ifdef _OPENMP
-          #pragma omp for schedule(static) nowait
+  #pragma omp for schedule(static) nowait
 #endif
           for (int64_t v = 0; v < piece.rows; v++) {
             double sum = 0.0;
@@ -845,7 +862,7 @@ int64_t grad_with(const HeadGradArgs& a) {
           const int64_t token_strip = pair_bytes(words, kPlanes), word_strip = pair_bytes(words, piece.planes());
           const Grid grid(groups, token_strip, k_blocks, word_strip, head.threads);
 #ifdef _OPENMP
-          #pragma omp for schedule(dynamic) nowait
+  #pragma omp for schedule(dynamic) nowait
 #endif
           for (int64_t task = 0; task < grid.tasks(); task++) {
             grid.run(task, [&](int64_t g, int64_t h) {
@@ -862,7 +879,7 @@ int64_t grad_with(const HeadGradArgs& a) {
           const Grid grid(words, word_strip, k_blocks, token_strip, head.threads);
           const bool last = token + s.block >= head.rows;
 #ifdef _OPENMP
-          #pragma omp for schedule(dynamic) nowait
+  #pragma omp for schedule(dynamic) nowait
 #endif
           for (int64_t task = 0; task < grid.tasks(); task++) {
             grid.run(task, [&](int64_t v, int64_t h) {
@@ -880,20 +897,19 @@ int64_t grad_with(const HeadGradArgs& a) {
           }
         }
 #ifdef _OPENMP
-        #pragma omp barrier
+  #pragma omp barrier
 #endif
       }
     }
     _tile_release();
     if (a.dx) {
 #ifdef _OPENMP
-      #pragma omp for schedule(static)
+  #pragma omp for schedule(static)
 #endif
       for (int64_t g = 0; g < padded / kEdge; g++) {
         for (int64_t h = 0; h < k_blocks; h++) {
-          write_block(s.dx + (g * k_blocks + h) * kBlock, a.dx_dtype, a.dx,
-                      g * kEdge * head.width + h * kEdge, head.width,
-                      static_cast<int>(smaller(head.rows - g * kEdge, kEdge)),
+          write_block(s.dx + (g * k_blocks + h) * kBlock, a.dx_dtype, a.dx, g * kEdge * head.width + h * kEdge,
+                      head.width, static_cast<int>(smaller(head.rows - g * kEdge, kEdge)),
                       static_cast<int>(smaller(head.width - h * kEdge, kEdge)), false);
         }
       }

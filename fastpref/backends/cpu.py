@@ -2,7 +2,8 @@
 
 Contract: see :class:`fastpref.backends.base.Backend`. fp32, bf16 and fp16 on the CPU, any row stride and alignment, as many threads as
 torch uses. Results have the same bits whatever the number of threads. The instruction set is the widest that was compiled and that
-this CPU has; ``FASTPREF_CPU_ISA`` (baseline, avx2 or avx512) names another.
+this CPU has; ``FASTPREF_CPU_ISA`` (baseline, avx2, avx512 or amx) names another. ``amx`` is avx512 with tile kernels for linear heads
+(:mod:`fastpref.backends.cpu_head`).
 """
 
 from __future__ import annotations

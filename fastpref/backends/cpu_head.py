@@ -230,13 +230,15 @@ class CpuHead:
             db: ``[V]`` float32, added to; ``None`` if not needed.
             add_to_dw: add to what ``dw`` holds.
             kept: what :meth:`statistics` kept of the first ``kept_rows`` rows.
-            kept_rows: how many.
+            kept_rows: how many: all rows, or a multiple of ``TILE_EDGE`` (a block of rows is kept as one).
             logps: ``[T]`` float32, with ``kept``.
             gradient_filter: leave out blocks of ``TILE_EDGE`` columns and rows without a target whose softmax is below this everywhere.
 
         Returns:
             How many blocks were left out.
         """
+        if kept is not None and kept_rows % TILE_EDGE and kept_rows != hidden.shape[0]:
+            raise ValueError(f"kept_rows: expected all rows or a multiple of {TILE_EDGE}, found {kept_rows}")
         bias = None if bias is None else bias.float().contiguous()
         operands = self._operands(hidden, weight, bias, targets, transform)
         wanted = (dx is not None, dw is not None, db is not None)
