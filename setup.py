@@ -27,7 +27,13 @@ from setuptools.errors import CompileError
 ROOT = Path(__file__).resolve().parent
 RECORD = Path("fastpref", "_build_info.json")  # read by fastpref/backends/cpu.py
 
-SOURCES = ["csrc/bindings.cpp", "csrc/bind_head.cpp", "csrc/cpu/kernels.cpp", "csrc/cpu/stream.cpp", "csrc/cpu/rows_baseline.cpp"]
+SOURCES = [
+    "csrc/bindings.cpp",
+    "csrc/bind_head.cpp",
+    "csrc/cpu/kernels.cpp",
+    "csrc/cpu/stream.cpp",
+    "csrc/cpu/rows_baseline.cpp",
+]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 X86_SOURCES = {
     "csrc/cpu/rows_avx2.cpp": AVX2,

@@ -26,7 +26,7 @@ struct Isa {
   const char* name;
   const RowKernels* rows;
   const HeadKernels* head;  // null where the row kernels and the caller's matrix products do better
-  bool supported;  // by this CPU and its operating system
+  bool supported;           // by this CPU and its operating system
 };
 
 constexpr int kMaxIsas = 4;
