@@ -694,10 +694,11 @@ def linear_logprobs(  # type: ignore[misc]  # the options are written out once, 
         budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works. Plan D3 holds up to that much until backward.
         plan: force ``"D0"`` or ``"D3"``; ``None`` lets :mod:`fastpref.planner` choose.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
-        gradient_filter: leave vocabulary blocks out of the gradients' GEMMs in which no softmax of 128 rows reaches this probability and
-            that hold none of their targets (arXiv 2411.09009, which takes ``2 ** -12`` for bfloat16). ``None``: the exact gradients. What
+        gradient_filter: leave vocabulary blocks out of the gradients' GEMMs in which no softmax of a block of rows (128 columns by 128 rows;
+            32 by 32 in the tile kernels) reaches this probability and that hold none of their targets (arXiv 2411.09009, which takes
+            ``2 ** -12`` for bfloat16). ``None``: the exact gradients. What
             is left out of a logit's gradient is below the threshold times its row's coefficient. With ``2 ** -12`` and V=32768 dX and dW
-            have a relative error of 1e-3 to 3e-3 where the softmax is peaked (3 % of the work is left) and up to 6e-3 where it is flat
+            have a relative error of 5e-4 to 3.5e-3 where the softmax is peaked (3 % of the work is left) and up to 6e-3 where it is flat
             (39 % is left, or all), and more where rows are so sure of their targets that the gradient itself vanishes;
             ``bench/gradient_filter.py``.
         main_grad: ``[V, H]`` float32 buffer that backward adds dW to, in float32 (Megatron's name); ``weight.grad`` then gets nothing

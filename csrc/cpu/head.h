@@ -48,7 +48,7 @@ struct HeadGradArgs {
   const float* lse;           // [rows]
   const float* onehot_coef;   // [rows], see row_grad
   const float* softmax_coef;  // [rows]
-  const void* kept;           // what HeadStatsArgs left, or null
+  const void* kept;           // what HeadStatsArgs left, or null; of all rows, or of a multiple of 32
   int64_t kept_rows;
   const float* logps;  // [rows] log-probabilities of the targets; read for kept rows only
   void* dx;            // [rows, width], contiguous, or null

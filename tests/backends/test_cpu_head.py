@@ -293,3 +293,9 @@ def test_refused_operands(head):
     assert "float32 GEMM" in head.why_not(F32, F32)
     assert "found torch.float64" in head.why_not(torch.float64, F32)
     assert all(head.why_not(a, b) is None for a in PLANES for b in PLANES if (a, b) != (F32, F32))
+
+
+def test_what_is_kept_is_whole_blocks_of_rows(head):
+    run = Run(head, CASES["bf16"], kept_rows=33)
+    with pytest.raises(ValueError, match="kept_rows: expected all rows or a multiple of 32, found 33"):
+        run.gradients(use_kept=True)
