@@ -638,6 +638,10 @@ def check_main_grad(main_grad: Tensor | None, weight: Tensor) -> Tensor | None:
     require_same("main_grad", main_grad, "weight", weight, dtype=False)
     if main_grad.dtype != (wanted := accumulation_dtype(weight.dtype)):
         raise TypeError(f"main_grad: expected dtype {wanted}, found {main_grad.dtype}")
+    if main_grad.stride(1) != 1 or main_grad.stride(0) < main_grad.shape[1]:
+        raise ValueError(
+            f"main_grad: expected rows that are contiguous and do not overlap, found strides {tuple(main_grad.stride())}"
+        )
     if main_grad.requires_grad:
         raise ValueError("main_grad: expected a buffer that does not require grad, found one that does")
     if torch.is_grad_enabled() and not weight.requires_grad:
@@ -701,7 +705,7 @@ def linear_logprobs(  # type: ignore[misc]  # the options are written out once, 
             have a relative error of 5e-4 to 3.5e-3 where the softmax is peaked (3 % of the work is left) and up to 6e-3 where it is flat
             (39 % is left, or all), and more where rows are so sure of their targets that the gradient itself vanishes;
             ``bench/gradient_filter.py``.
-        main_grad: ``[V, H]`` float32 buffer that backward adds dW to, in float32 (Megatron's name); ``weight.grad`` then gets nothing
+        main_grad: ``[V, H]`` float32 buffer with contiguous rows that backward adds dW to, in float32 (Megatron's name); ``weight.grad`` then gets nothing
             from this call. The weight has to require grad. float64 for a float64 weight.
         explain: return the ``Plan`` (predicted FLOPs, bytes, peak memory; every other plan and why it was not taken) and run nothing.
 

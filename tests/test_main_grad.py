@@ -121,6 +121,8 @@ def test_the_operator():
         (lambda w: torch.zeros(w.shape, requires_grad=True), ValueError, ["main_grad", "require grad"]),
         (lambda w: torch.zeros(w.shape, device="meta"), ValueError, ["main_grad", "cpu", "meta"]),
         (lambda w: [0.0], TypeError, ["main_grad", "list"]),
+        (lambda w: torch.zeros(w.shape[1], w.shape[0]).t(), ValueError, ["main_grad", "strides (1, "]),
+        (lambda w: torch.zeros(1, w.shape[1]).expand(w.shape), ValueError, ["main_grad", "strides (0, 1)"]),
     ],
 )
 def test_what_is_refused(make, error, words):
