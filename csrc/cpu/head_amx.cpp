@@ -47,7 +47,6 @@ constexpr int64_t kLeftBytes = 512 << 10;   // of left strips that a task works 
 constexpr int64_t kRightBytes = 768 << 10;  // of right strips beside them
 constexpr int64_t kMinSegment = 1024, kMaxSegments = 64;
 constexpr int kBlock = kEdge * kEdge;
-constexpr int64_t kLargest = int64_t{1} << 62;
 
 // --- pieces of work -----------------------------------------------------------------------------------------------------
 
@@ -96,7 +95,7 @@ struct Grid {
   }
 };
 
-// Calls body(planes of T) for an operand's type.
+// Calls body with a null pointer to an operand's element type.
 template <class Body>
 void with_type(DType type, const Body& body) {
   switch (type) {
