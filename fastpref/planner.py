@@ -23,11 +23,12 @@ runs in between, also where the budget is the default one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 from . import tile_costs
+from ._compile import compiling, constant
 from .plan_costs import (
     ROW_BYTES,
     HeadProblem,
@@ -366,7 +367,17 @@ def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str
         raise ValueError(f"budget_bytes: expected a number above 0, found {budget_bytes}")
     if design not in (None, *DESIGNS):
         raise ValueError(f"plan: expected one of {', '.join(map(repr, DESIGNS))}, found {design!r}")
+    if compiling():  # torch.compile takes plain values for constants, but not a HeadProblem
+        return _choose_constant(budget_bytes, design, **{name: getattr(problem, name) for name in _PROBLEM_FIELDS})
     return _choose(problem, budget_bytes, design)
+
+
+_PROBLEM_FIELDS = tuple(field.name for field in fields(HeadProblem))
+
+
+@constant
+def _choose_constant(budget_bytes: int | None, design: str | None, **problem: Any) -> Plan:
+    return _choose(HeadProblem(**problem), budget_bytes, design)
 
 
 @lru_cache(maxsize=256)  # a training loop asks for the same few shapes again and again

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._compile import constant
 from ..scratch import take
 from .base import LogitTransform, RowState
 
@@ -54,6 +55,7 @@ class CpuHead:
     def __init__(self, native: ModuleType, dtypes: dict[torch.dtype, int]) -> None:
         self._native, self._dtypes = native, dtypes
 
+    @constant
     def why_not(self, hidden: torch.dtype, weight: torch.dtype) -> str | None:
         """``None`` if operands of these dtypes are taken by the instruction set in use, else the reason."""
         if not self._native.has_head():
