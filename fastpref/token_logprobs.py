@@ -27,6 +27,7 @@ from ._checks import (
     require_tensor,
     row_contiguous,
 )
+from ._compile import constant
 from .backends.base import IGNORED, STATISTICS, Backend, LogitTransform, RowState, RowStatistics, accumulation_dtype
 from .engine_costs import EngineCosts
 from .errors import require_choice, require_positive
@@ -237,6 +238,15 @@ def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> t
 _logprobs.register_autograd(_logprobs_grad, setup_context=_logprobs_setup)
 
 
+def refuse_leaf(logits: Tensor) -> None:
+    """Logits that backward overwrites are not a leaf's."""
+    owner = logits if logits._base is None else logits._base
+    if owner.requires_grad and owner.is_leaf:
+        raise ValueError(
+            "inplace_backward: expected logits computed by the model, found a leaf that requires grad, or a view of one"
+        )
+
+
 def logprobs(
     logits: Tensor,
     targets: Tensor,
@@ -290,11 +300,8 @@ def logprobs(
     require_shape("targets", targets, tuple(logits.shape[:-1]))
     require_same("targets", targets, "logits", logits, dtype=False)
     asked = check_stats(stats)
-    owner = logits if logits._base is None else logits._base
-    if inplace_backward and owner.requires_grad and owner.is_leaf:
-        raise ValueError(
-            "inplace_backward: expected logits computed by the model, found a leaf that requires grad, or a view of one"
-        )
+    if inplace_backward:
+        refuse_leaf(logits)
     refuse_forward_mode(logits)
     backends.select(backend, logits.device, logits.dtype)
     rows = logits.reshape(-1, logits.shape[-1])
@@ -783,6 +790,11 @@ def engine_costs(operands: LinearInput, transform: LogitTransform, backend: Back
     return None if engine is None else engine.costs(hidden.dtype, weight.dtype)
 
 
+@constant
+def _narrow_products(tiles: EngineCosts | None) -> bool:
+    return tiles is None or tiles.narrow_products
+
+
 def head_problem(
     operands: LinearInput,
     ids: Tensor,
@@ -796,7 +808,7 @@ def head_problem(
     rows, (hidden, weight, bias) = count_active(ids), (operands.hidden, operands.weight, operands.bias)
     # A divergence looks at two heads' logits side by side, chunk by chunk.
     tiles = None if more.get("divergence") else engine_costs(operands, transform, backend)
-    float16 = (tiles is None or tiles.narrow_products) and gradient_dtype(hidden, weight) == torch.float16
+    float16 = _narrow_products(tiles) and gradient_dtype(hidden, weight) == torch.float16
     return HeadProblem(
         rows=rows,
         vocab=weight.shape[0],
