@@ -27,7 +27,6 @@ from ._checks import (
     require_tensor,
     row_contiguous,
 )
-from ._compile import constant
 from .backends.base import IGNORED, STATISTICS, Backend, LogitTransform, RowState, RowStatistics, accumulation_dtype
 from .engine_costs import EngineCosts
 from .errors import require_choice, require_positive
@@ -790,11 +789,6 @@ def engine_costs(operands: LinearInput, transform: LogitTransform, backend: Back
     return None if engine is None else engine.costs(hidden.dtype, weight.dtype)
 
 
-@constant
-def _narrow_products(tiles: EngineCosts | None) -> bool:
-    return tiles is None or tiles.narrow_products
-
-
 def head_problem(
     operands: LinearInput,
     ids: Tensor,
@@ -808,7 +802,7 @@ def head_problem(
     rows, (hidden, weight, bias) = count_active(ids), (operands.hidden, operands.weight, operands.bias)
     # A divergence looks at two heads' logits side by side, chunk by chunk.
     tiles = None if more.get("divergence") else engine_costs(operands, transform, backend)
-    float16 = _narrow_products(tiles) and gradient_dtype(hidden, weight) == torch.float16
+    float16 = (tiles is None or tiles.narrow_products) and gradient_dtype(hidden, weight) == torch.float16
     return HeadProblem(
         rows=rows,
         vocab=weight.shape[0],

@@ -23,7 +23,6 @@ from fastpref.kernels.linear_grad import kept_grad, kept_row_tiles, linear_grad,
 from fastpref.kernels.linear_stats import kept_layout, linear_stats
 from fastpref.kernels.scale_rows import scale_rows
 
-from .._compile import constant
 from ..scratch import take
 from .base import LogitTransform, RowState
 from .cpu_head import HeadTiling
@@ -42,7 +41,6 @@ class TritonHead:
             return f"operands are float32, bfloat16 or float16, found {hidden} and {weight}"
         return None
 
-    @constant
     def costs(self, hidden: torch.dtype, weight: torch.dtype) -> TritonHeadCosts:
         """What operands of these dtypes take."""
         return TritonHeadCosts(hidden, weight)
