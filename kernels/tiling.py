@@ -45,3 +45,8 @@ INTERPRETED = not isinstance(_any_kernel, JITFunction)
 def warp_size() -> int:
     """Threads per warp of the active GPU: 32, or 64 on AMD's CDNA."""
     return 32 if INTERPRETED else triton.runtime.driver.active.get_current_target().warp_size
+
+
+def forget_device() -> None:
+    """Ask again: for tests in which the active GPU changes."""
+    warp_size.cache_clear()

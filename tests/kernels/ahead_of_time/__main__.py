@@ -1,0 +1,58 @@
+"""Compile the kernels for GPUs that are not here and keep, or check, what the compilers made of them.
+
+    python -m tests.kernels.ahead_of_time                    # all targets; writes bench/ahead_of_time.json and .md
+    python -m tests.kernels.ahead_of_time --check            # writes nothing, fails where something got worse
+    python -m tests.kernels.ahead_of_time --check --targets sm_80 sm_90 gfx942 --only row_stats
+
+Needs no GPU; a kernel and a target take about a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "0"  # before triton is imported
+
+import triton
+
+from ...emulation.stand_in_driver import TARGETS, VERSION
+from . import report
+from .cases import CASES
+from .compiling import compile_all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels.ahead_of_time", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--check", action="store_true", help="compare with the kept table and write nothing")
+    add("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), metavar="TARGET", help=", ".join(TARGETS))
+    add("--only", nargs="+", default=[""], metavar="TEXT", help="cases with one of these texts in their names")
+    add("--jobs", type=int, default=os.cpu_count(), help="processes at once (%(default)s)")
+    arguments = parser.parse_args()
+    if not arguments.check and (arguments.only != [""] or set(arguments.targets) != set(TARGETS)):
+        parser.error("the table is kept whole: --targets and --only go with --check")
+    if triton.__version__ != VERSION:
+        parser.error(f"the stand-in driver is written for triton {VERSION}, found {triton.__version__}")
+
+    def wanted(name: str) -> bool:
+        return any(text in name for text in arguments.only)
+
+    indices = [i for i, case in enumerate(CASES) if wanted(case.name)]
+    table = compile_all(indices, arguments.targets, arguments.jobs)
+    kept = None
+    if arguments.check:
+        kept = report.load()
+        kept["kernels"] = {name: what for name, what in kept["kernels"].items() if wanted(name)}
+    else:
+        report.save(table)
+        print(f"wrote {report.KEPT.name} and {report.SHOWN.name}")
+    wrong = report.complaints([CASES[i] for i in indices], arguments.targets, table, kept)
+    print(f"{len(indices)} kernels and variants x {len(arguments.targets)} targets: {len(wrong)} complaints")
+    print(*wrong, sep="\n", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""What is compiled: every kernel as its launch function launches it, in its default configuration and its main variants.
+
+A kernel is added by one :class:`Case` per variant. Tensors are never touched, only their shapes, strides and alignment count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastpref.kernels import row_grad, row_kl, row_stats
+
+ROWS = 2
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Three programs of 256 threads fit a multiprocessor up to here, two up to there: with the loads of one step of each, enough bytes in
+# flight to cover the latency of memory.
+THREE_PROGRAMS, TWO_PROGRAMS = 85, 128
+
+
+class Case(NamedTuple):
+    """One kernel in one variant, and what must hold of it on every target."""
+
+    kernel: str  # the jitted function's name, without its underscore
+    variant: str
+    launch: Callable[[], Any]
+    streams: bool = True
+    """Whether its rows are aligned, so that its loads and stores must be of 16 bytes."""
+    loops_alone: bool = False
+    """Whether the threads of its loop must not communicate."""
+    tensor_cores: bool = False
+    """Whether it multiplies matrices of 16 bits."""
+    most_registers: int = 255
+    """On NVIDIA, per thread."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernel}, {self.variant}"
+
+
+def logits(dtype: str, columns: int = 32768) -> Tensor:
+    return torch.empty(ROWS, columns, dtype=DTYPES[dtype])
+
+
+def targets() -> Tensor:
+    return torch.empty(ROWS, dtype=torch.int64)
+
+
+def per_row(count: int) -> tuple[Tensor, ...]:
+    return tuple(torch.empty(ROWS) for _ in range(count))
+
+
+def every_statistic() -> dict[str, Tensor]:
+    s2, sd, total, top = per_row(4)
+    return {"s2": s2, "sd": sd, "total": total, "top": top, "argmax": targets()}
+
+
+# What a launch may be asked for beside plain logits; made when it is used, because some are tensors.
+OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "plain": dict,
+    "scale": lambda: {"scale": 0.5},
+    "softcap": lambda: {"cap": 30.0},
+    "row temperature": lambda: {"row_scale": per_row(1)[0]},
+    "softcap, row temperature": lambda: {"cap": 30.0, "row_scale": per_row(1)[0]},
+    "log_sum_sq_probs": lambda: {"s2": per_row(1)[0]},
+    "all statistics": every_statistic,
+    "all statistics, softcap": lambda: {**every_statistic(), "cap": 30.0},
+}
+
+
+def _row_stats(dtype: str, options: str, columns: int = 32768) -> Case:
+    def launch() -> None:
+        row_stats.row_stats(logits(dtype, columns), targets(), *per_row(3), **OPTIONS[options]())
+
+    registers = TWO_PROGRAMS if "all" in options else THREE_PROGRAMS
+    return _case("row_stats", dtype, options, columns, launch, loops_alone=True, most_registers=registers)
+
+
+def _row_grad(dtype: str, options: str, columns: int = 32768) -> Case:
+    def launch() -> None:
+        x = logits(dtype, columns)
+        row_grad.row_grad(x, targets(), *per_row(3), x, **OPTIONS[options]())
+
+    return _case("row_grad", dtype, options, columns, launch, most_registers=THREE_PROGRAMS)
+
+
+def _row_cross(dtype: str, options: str) -> Case:
+    def launch() -> None:
+        state = per_row(6)
+        both = logits(dtype), logits(dtype)
+        row_kl.row_cross(*both, targets(), state[:3], state[3:5], state[5], **OPTIONS[options]())
+
+    return _case("row_cross", dtype, options, 32768, launch, loops_alone=True, most_registers=THREE_PROGRAMS)
+
+
+def _row_kl_grad(dtype: str, options: str, direction: str) -> Case:
+    def launch() -> None:
+        x, saved, coefs, how = logits(dtype), per_row(3), per_row(3), OPTIONS[options]()
+        row_kl.row_kl_grad(x, logits(dtype), targets(), saved, coefs, x, forward=direction == "forward", **how)
+
+    return _case("row_kl_grad", dtype, f"{direction}, {options}", 32768, launch, most_registers=TWO_PROGRAMS)
+
+
+def _case(kernel: str, dtype: str, options: str, columns: int, launch: Callable[[], None], **what: Any) -> Case:
+    """One column is specialised away, with the row stride."""
+    where = ", one column" if columns == 1 else ""
+    return Case(kernel, f"{dtype}, {options}{where}", launch, streams=columns > 1, **what)
+
+
+CASES: list[Case] = [
+    *(_row_stats(dtype, "plain") for dtype in DTYPES),
+    *(_row_stats(dtype, "all statistics") for dtype in ("float32", "bfloat16")),
+    *(
+        _row_stats("bfloat16", options)
+        for options in ("scale", "softcap", "softcap, row temperature", "log_sum_sq_probs", "all statistics, softcap")
+    ),
+    _row_stats("float16", "plain", columns=1),
+    *(_row_grad(dtype, "plain") for dtype in DTYPES),
+    *(_row_grad("bfloat16", options) for options in ("softcap", "row temperature")),
+    _row_grad("float16", "plain", columns=1),
+    *(_row_cross(dtype, "plain") for dtype in ("float32", "bfloat16")),
+    _row_cross("bfloat16", "softcap"),
+    *(_row_kl_grad("bfloat16", "plain", direction) for direction in ("forward", "reverse")),
+    _row_kl_grad("float32", "plain", "forward"),
+    _row_kl_grad("bfloat16", "softcap", "reverse"),
+]
