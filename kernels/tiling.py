@@ -10,6 +10,7 @@ leave a GPU idle when there are few rows.
 import functools
 from typing import NamedTuple
 
+import torch
 import triton
 from triton.runtime import JITFunction
 
@@ -30,6 +31,29 @@ def tiling(columns: int, element_size: int, loads: int) -> Tiling:
     wanted = triton.next_power_of_2(triton.cdiv(columns, loads * lanes_per_warp))
     num_warps = min(wanted, MAX_WARPS)
     return Tiling(lanes_per_warp * num_warps, num_warps)
+
+
+MAX_PARTS = 32
+_PROGRAMS_PER_MULTIPROCESSOR = 2
+
+
+def parts_of(rows: int, columns: int, step: int, multiprocessors: int) -> tuple[int, int]:
+    """Into how many parts each row is split for a GPU with that many multiprocessors, and the columns of a part: whole steps of a program.
+
+    Rows stay whole where every multiprocessor has one, or where the number is 0: not known. Nothing else goes into it, so the same
+    shape on the same kind of device is always summed in the same order.
+    """
+    steps = triton.cdiv(columns, step)
+    if rows >= multiprocessors:
+        return 1, steps * step
+    wanted = min(triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * multiprocessors, rows), steps, MAX_PARTS)
+    width = triton.cdiv(steps, wanted) * step
+    return triton.cdiv(columns, width), width
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors (compute units) of a GPU; 0 for the CPU, on which kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
 
 
 @triton.jit
