@@ -63,6 +63,7 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "scale": lambda: {"scale": 0.5},
     "softcap": lambda: {"cap": 30.0},
     "row temperature": lambda: {"row_scale": per_row(1)[0]},
+    "gain": lambda: {"gain": torch.empty(1)},
     "softcap, row temperature": lambda: {"cap": 30.0, "row_scale": per_row(1)[0]},
     "log_sum_sq_probs": lambda: {"s2": per_row(1)[0]},
     "all statistics": every_statistic,
@@ -76,6 +77,35 @@ def _row_stats(dtype: str, options: str, columns: int = 32768) -> Case:
 
     registers = TWO_PROGRAMS if "all" in options else THREE_PROGRAMS
     return _case("row_stats", dtype, options, columns, launch, loops_alone=True, most_registers=registers)
+
+
+def _row_parts(dtype: str, options: str) -> Case:
+    """Rows that are split over programs, because there are fewer than multiprocessors."""
+
+    def launch() -> None:
+        row_stats.row_stats(logits(dtype), targets(), *per_row(3), **OPTIONS[options](), multiprocessors=132)
+
+    registers = TWO_PROGRAMS if "all" in options else THREE_PROGRAMS
+    variant = f"{dtype}, {options}, split rows"
+    return Case("row_stats", variant, launch, loops_alone=True, most_registers=registers)
+
+
+def _row_partials(dtype: str, options: str, multiprocessors: int) -> Case:
+    def launch() -> None:
+        how = {**OPTIONS[options](), "ignore_index": -100, "multiprocessors": multiprocessors}
+        row_stats.row_partials(logits(dtype), logits(dtype), targets(), **how)
+
+    variant = f"{dtype}, {options}, policy and reference{', split rows' if multiprocessors else ''}"
+    return Case("row_stats", variant, launch, loops_alone=True, most_registers=THREE_PROGRAMS)
+
+
+def _merge_row_stats(options: str) -> Case:
+    """A few numbers per row: nothing in it needs 16-byte accesses."""
+
+    def launch() -> None:
+        row_stats.row_stats(logits("bfloat16"), targets(), *per_row(3), **OPTIONS[options](), multiprocessors=132)
+
+    return Case("merge_row_stats", options, launch, streams=False)
 
 
 def _row_grad(dtype: str, options: str, columns: int = 32768) -> Case:
@@ -117,8 +147,13 @@ CASES: list[Case] = [
         for options in ("scale", "softcap", "softcap, row temperature", "log_sum_sq_probs", "all statistics, softcap")
     ),
     _row_stats("float16", "plain", columns=1),
+    *(_row_parts("bfloat16", options) for options in ("plain", "all statistics")),
+    *(_row_partials("bfloat16", "plain", multiprocessors) for multiprocessors in (0, 132)),
+    _row_partials("float32", "plain", 132),
+    _row_partials("bfloat16", "softcap", 132),
+    *(_merge_row_stats(options) for options in ("plain", "all statistics")),
     *(_row_grad(dtype, "plain") for dtype in DTYPES),
-    *(_row_grad("bfloat16", options) for options in ("softcap", "row temperature")),
+    *(_row_grad("bfloat16", options) for options in ("softcap", "row temperature", "gain")),
     _row_grad("float16", "plain", columns=1),
     *(_row_cross(dtype, "plain") for dtype in ("float32", "bfloat16")),
     _row_cross("bfloat16", "softcap"),
