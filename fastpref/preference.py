@@ -52,10 +52,10 @@ from .token_logprobs import (
     check_gradient_filter,
     check_linear,
     check_main_grad,
+    engine_costs,
     head_problem,
     make_transform,
     run_recompute,
-    tile_planes,
 )
 from .unscaled import run_unscaled, unit_direction
 
@@ -411,7 +411,7 @@ def linear_preference_loss(
             online_reference=online is not None,
             narrow_reference=online is not None and 2 in (online.hidden.element_size(), online.weight.element_size()),
             reference_hidden=0 if online is None else online.hidden.shape[1],
-            reference_tiles=None if online is None else tile_planes(online, transform, head_backend),
+            reference_tiles=None if online is None else engine_costs(online, transform, head_backend),
             shared_head=source.shared,
             divergence=direction is not None,
             known_direction=known_direction is not None,

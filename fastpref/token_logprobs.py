@@ -28,6 +28,7 @@ from ._checks import (
     row_contiguous,
 )
 from .backends.base import IGNORED, STATISTICS, Backend, LogitTransform, RowState, RowStatistics, accumulation_dtype
+from .engine_costs import EngineCosts
 from .errors import require_choice, require_positive
 from .head_gemm import gradient_dtype
 from .linear_head import (
@@ -756,11 +757,11 @@ def count_active(ids: Tensor) -> int:
     return int((ids != IGNORED).sum()) if on_host else ids.shape[0]
 
 
-def tile_planes(operands: LinearInput, transform: LogitTransform, backend: Backend) -> tuple[int, int] | None:
-    """What the tile kernels make of an element of hidden states and head; ``None`` where they do not run them."""
+def engine_costs(operands: LinearInput, transform: LogitTransform, backend: Backend) -> EngineCosts | None:
+    """The costs of the engine that runs these operands; ``None`` where none does."""
     hidden, weight = operands.hidden, operands.weight
     engine = Head(weight, operands.bias, transform, backend).engine(hidden)
-    return None if engine is None else engine.planes(hidden.dtype, weight.dtype)
+    return None if engine is None else engine.costs(hidden.dtype, weight.dtype)
 
 
 def head_problem(
@@ -775,7 +776,8 @@ def head_problem(
     """What the planner needs to know of a head and its rows; ``more`` are fields of ``HeadProblem`` that only the caller knows."""
     rows, (hidden, weight, bias) = count_active(ids), (operands.hidden, operands.weight, operands.bias)
     # A divergence looks at two heads' logits side by side, chunk by chunk.
-    tiles = None if more.get("divergence") else tile_planes(operands, transform, backend)
+    tiles = None if more.get("divergence") else engine_costs(operands, transform, backend)
+    float16 = (tiles is None or tiles.narrow_products) and gradient_dtype(hidden, weight) == torch.float16
     return HeadProblem(
         rows=rows,
         vocab=weight.shape[0],
@@ -786,7 +788,7 @@ def head_problem(
         hidden_gradient=hidden.requires_grad,
         weight_gradient=weight.requires_grad,
         bias_gradient=bias is not None and bias.requires_grad,
-        float16=tiles is None and gradient_dtype(hidden, weight) == torch.float16,
+        float16=float16,
         ignored=rows < ids.shape[0] or not hidden.is_contiguous(),
         device="cpu" if ids.device.type == "cpu" else "gpu",
         mixed=hidden.dtype != weight.dtype,
@@ -794,7 +796,6 @@ def head_problem(
         gradient_filter=gradient_filter is not None,
         tiles=tiles,
         softcap=transform.softcap is not None,
-        threads=torch.get_num_threads(),
         **more,
     )
 

@@ -206,7 +206,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class Backend(Protocol):
-    """The contract. A backend may have a ``head`` beside it (:class:`fastpref.backends.cpu_head.CpuHead`) that runs a linear head over the
+    """The contract. A backend may have a ``head`` beside it (:class:`fastpref.backends.head_engine.HeadEngine`) that runs a linear head over the
     whole vocabulary in one call; without one, or where it does not take the operands, the row primitives run on chunks of logits.
 
     Callers guarantee validated input; a backend checks nothing that costs a synchronisation.

@@ -36,6 +36,9 @@ class TritonBackend:
             ) from error
         from fastpref.kernels import row_grad, row_kl, row_stats, tiling
 
+        from .triton_head import TritonHead
+
+        self.head = TritonHead()
         self._row_stats = row_stats.row_stats
         self._row_grad = row_grad.row_grad
         self._row_cross = row_kl.row_cross

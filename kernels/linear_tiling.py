@@ -1,0 +1,95 @@
+"""How the kernels of a linear head are cut into tiles: one reasoned default per family of GPUs and width of operands, no autotuning.
+
+A program holds the logits of ``rows x columns`` in fp32 registers (tensor memory on sm_100), so the tile decides everything else. What
+bounds each family:
+
+``cuda8``   A100: 164 KiB of shared memory hold four steps of a 128 x 128 tile
+``cuda8x``  sm_86, sm_89 and sm_120: 100 KiB of shared memory, so steps of half the depth
+``cuda9``   H100, H200: 128 x 256, the most that two warp groups hold: 128 accumulators per thread, four steps in flight
+``cuda10``  B200: accumulators are in tensor memory; the same tile keeps the epilogue at 128 values per thread
+``cdna``    gfx90a, gfx942, gfx950: 64 KiB of LDS; 128 x 128 by 8 wavefronts of 64 leaves registers for the epilogue
+``other``   anything else, the interpreter among them: a tile that fits everywhere
+
+Nothing here looks at the number of rows: the bits of a row's log-probability do not depend on what other rows run in the same launch, so
+that a policy and a reference with the same numbers agree exactly whichever way their rows are grouped. For the same reason
+the vocabulary is split into :func:`segment_columns`, a function of V alone.
+"""
+
+import functools
+from typing import NamedTuple
+
+import triton
+
+from .tiling import INTERPRETED
+
+MOST_SEGMENTS = 128
+"""Programs per tile of rows: enough to fill a GPU from a single one. A segment costs 8 bytes per row, far less than the row itself."""
+
+SEGMENT_STEP = 256
+"""Segments are multiples of this, as every tile's ``columns`` divide it."""
+
+
+class LinearTiling(NamedTuple):
+    """One program's tile of logits and how its product over H is pipelined.
+
+    Attributes:
+        rows: of the tile.
+        columns: of the tile, vocabulary entries; divides :data:`SEGMENT_STEP`.
+        depth: elements of H per step.
+        group: tiles of rows that share each tile of the head while it is in the L2 cache.
+        num_warps: per program.
+        num_stages: steps in flight.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    group: int
+    num_warps: int
+    num_stages: int
+
+
+NARROW: dict[str, LinearTiling] = {
+    "cuda8": LinearTiling(128, 128, 64, 16, 8, 4),
+    "cuda8x": LinearTiling(128, 128, 32, 16, 8, 4),
+    "cuda9": LinearTiling(128, 128, 64, 16, 8, 3),
+    "cuda10": LinearTiling(128, 128, 64, 16, 8, 3),
+    "cdna": LinearTiling(128, 128, 64, 16, 8, 2),
+    "other": LinearTiling(64, 128, 64, 16, 4, 2),
+}
+"""Two 16-bit operands of one dtype: tensor cores, summed in fp32."""
+
+WIDE: dict[str, LinearTiling] = dict.fromkeys(NARROW, LinearTiling(64, 64, 32, 16, 4, 3)) | {
+    "cdna": LinearTiling(64, 64, 32, 16, 4, 2),
+    "other": LinearTiling(64, 128, 64, 16, 4, 2),
+}
+"""An fp32 operand: no tensor core multiplies fp32 without rounding it, so these run on the ordinary units, whose registers bound the tile."""
+
+
+def family_of(backend: str, arch: int | str) -> str:
+    """The family of a target as triton names it: ``("cuda", 90)``, ``("hip", "gfx942")``."""
+    if backend == "cuda":
+        major = int(arch) // 10
+        if major == 8:
+            return "cuda8" if int(arch) == 80 else "cuda8x"
+        return {9: "cuda9", 10: "cuda10", 12: "cuda8x"}.get(major, "other")
+    return "cdna" if str(arch).split(":")[0] in ("gfx90a", "gfx942", "gfx950") else "other"
+
+
+@functools.cache
+def active_family() -> str:
+    """The family of the GPU in use."""
+    if INTERPRETED:
+        return "other"
+    target = triton.runtime.driver.active.get_current_target()
+    return family_of(target.backend, target.arch)
+
+
+def linear_tiling(narrow: bool, family: str | None = None) -> LinearTiling:
+    """The tile for two operands of one 16-bit dtype (``narrow``) or others, on the GPU in use or on a named family."""
+    return (NARROW if narrow else WIDE)[family or active_family()]
+
+
+def segment_columns(vocab: int) -> int:
+    """Vocabulary columns per program, so that there are at most :data:`MOST_SEGMENTS`."""
+    return SEGMENT_STEP * triton.cdiv(triton.cdiv(vocab, MOST_SEGMENTS), SEGMENT_STEP)
