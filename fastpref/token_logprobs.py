@@ -218,6 +218,15 @@ def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> t
 _logprobs.register_autograd(_logprobs_grad, setup_context=_logprobs_setup)
 
 
+def refuse_leaf(logits: Tensor) -> None:
+    """Logits that backward overwrites are not a leaf's."""
+    owner = logits if logits._base is None else logits._base
+    if owner.requires_grad and owner.is_leaf:
+        raise ValueError(
+            "inplace_backward: expected logits computed by the model, found a leaf that requires grad, or a view of one"
+        )
+
+
 def logprobs(
     logits: Tensor,
     targets: Tensor,
@@ -271,11 +280,8 @@ def logprobs(
     require_shape("targets", targets, tuple(logits.shape[:-1]))
     require_same("targets", targets, "logits", logits, dtype=False)
     asked = check_stats(stats)
-    owner = logits if logits._base is None else logits._base
-    if inplace_backward and owner.requires_grad and owner.is_leaf:
-        raise ValueError(
-            "inplace_backward: expected logits computed by the model, found a leaf that requires grad, or a view of one"
-        )
+    if inplace_backward:
+        refuse_leaf(logits)
     refuse_forward_mode(logits)
     backends.select(backend, logits.device, logits.dtype)
     rows = logits.reshape(-1, logits.shape[-1])

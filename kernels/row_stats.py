@@ -93,7 +93,7 @@ def _row_stats(
         own = tl.load(row_scale_ptr + row)
         scale *= own
         cap *= own
-    if ref_ptr is not None:
+    if ref_ptr is not None:  # noqa: SIM102 - known when compiling, the next is not
         if tl.program_id(2) == 1:
             x_ptr = ref_ptr
             stride = ref_stride
@@ -196,7 +196,7 @@ def merged(m, s, m_part, s_part):
     return m_new, s * tl.exp2((m - m_new) * LOG2E) + s_part * tl.exp2((m_part - m_new) * LOG2E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts"])
 def _merge_row_stats(
     targets_ptr,
     m_ptr,

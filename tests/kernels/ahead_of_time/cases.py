@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastpref.kernels import row_grad, row_kl, row_stats
+from fastpref.kernels import linear_grad, linear_stats, row_grad, row_kl, row_stats, scale_rows
 
 ROWS = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -139,6 +139,92 @@ def _case(kernel: str, dtype: str, options: str, columns: int, launch: Callable[
     return Case(kernel, f"{dtype}, {options}{where}", launch, streams=columns > 1, **what)
 
 
+TOKENS, VOCAB, HIDDEN = 2048, 32768, 4096
+
+
+class Linear:
+    """Operands of a linear head, and what its kernels take and give per token. Memory of this size is never touched."""
+
+    def __init__(self, dtype: str, hidden: int = HIDDEN) -> None:
+        self.operands = (
+            torch.empty(TOKENS, hidden, dtype=DTYPES[dtype]),
+            torch.empty(VOCAB, hidden, dtype=DTYPES[dtype]),
+        )
+        self.bias = torch.empty(VOCAB, dtype=DTYPES[dtype])
+        self.targets = torch.empty(TOKENS, dtype=torch.int64)
+        self.floats = tuple(torch.empty(TOKENS) for _ in range(5))
+        self.out = torch.empty(TOKENS, VOCAB, dtype=DTYPES[dtype])
+
+    def kept(self, softcap: bool) -> tuple[Tensor, Tensor | None]:
+        layout = linear_stats.kept_layout(*(x.dtype for x in self.operands), VOCAB, softcap)
+        return layout.views(torch.empty(TOKENS * layout.row_bytes(), dtype=torch.uint8), TOKENS)
+
+
+_TRANSFORMS = {"softcap": {"cap": 30.0}, "scale": {"scale": 0.5}}
+_FIELDS = {"all statistics": dict.fromkeys(("s2", "sd", "total", "top"), True)}
+
+
+def _linear_stats(dtype: str, options: str, hidden: int = HIDDEN) -> Case:
+    def launch() -> None:
+        x = Linear(dtype, hidden)
+        what = _TRANSFORMS.get(options, {}) | _FIELDS.get(options, {})
+        what["kept"] = x.kept(softcap=False) if options == "kept" else None
+        bias = x.bias if options == "bias" else None
+        linear_stats.linear_partials(*x.operands, bias, x.targets, x.floats[0], **what)
+
+    return _linear("linear_stats", dtype, options, hidden, launch)
+
+
+def _linear_grad(dtype: str, options: str, hidden: int = HIDDEN) -> Case:
+    def launch() -> None:
+        x = Linear(dtype, hidden)
+        what = dict(_TRANSFORMS.get(options, {}))
+        if options == "bias":
+            what |= {"db": torch.empty(linear_grad.row_tiles(*x.operands), VOCAB), "factor": x.floats[4]}
+        bias = x.bias if options == "bias" else None
+        linear_grad.linear_grad(*x.operands, bias, x.targets, *x.floats[:3], x.out, **what)
+
+    return _linear("linear_grad", dtype, options, hidden, launch)
+
+
+def _kept_grad(dtype: str, options: str) -> Case:
+    def launch() -> None:
+        x = Linear(dtype)
+        how = _TRANSFORMS.get(options, {})
+        linear_grad.kept_grad(x.kept(options == "softcap"), x.targets, *x.floats[:4], x.out, **how)
+
+    return Case("kept_grad", f"{dtype}, {options}", launch)
+
+
+def _merge_partials(options: str) -> Case:
+    def launch() -> None:
+        names = ("s2", "sd", "total", "top") if options in _FIELDS else ()
+        state = {name: torch.empty(TOKENS) for name in names}
+        partial = {name: torch.empty(128, TOKENS) for name in ("m", "s", *names)}
+        if names:
+            state["argmax"] = torch.empty(TOKENS, dtype=torch.int64)
+            partial["argmax"] = torch.empty(128, TOKENS, dtype=torch.int32)
+        m, s, targets = torch.empty(TOKENS), torch.empty(TOKENS), torch.empty(TOKENS, dtype=torch.int64)
+        linear_stats.merge_partials(linear_stats.Partials(**partial), targets, m, s, **state)
+
+    return Case("merge_partials", options, launch, streams=False)
+
+
+def _scale_rows(source: str, target: str) -> Case:
+    def launch() -> None:
+        x, out = (torch.empty(TOKENS, HIDDEN, dtype=DTYPES[dtype]) for dtype in (source, target))
+        scale_rows.scale_rows(x, torch.empty(TOKENS), out)
+
+    return Case("scale_rows", f"{source} to {target}", launch)
+
+
+def _linear(kernel: str, dtype: str, options: str, hidden: int, launch: Callable[[], None]) -> Case:
+    """16-bit operands are multiplied by tensor cores, float32 ones are not. An odd width has no aligned rows."""
+    where = "" if hidden == HIDDEN else f", H {hidden}"
+    narrow = dtype != "float32"
+    return Case(kernel, f"{dtype}, {options}{where}", launch, streams=hidden % 8 == 0, tensor_cores=narrow)
+
+
 CASES: list[Case] = [
     *(_row_stats(dtype, "plain") for dtype in DTYPES),
     *(_row_stats(dtype, "all statistics") for dtype in ("float32", "bfloat16")),
@@ -160,4 +246,15 @@ CASES: list[Case] = [
     *(_row_kl_grad("bfloat16", "plain", direction) for direction in ("forward", "reverse")),
     _row_kl_grad("float32", "plain", "forward"),
     _row_kl_grad("bfloat16", "softcap", "reverse"),
+    *(_linear_stats(dtype, "plain") for dtype in DTYPES),
+    *(_linear_stats("bfloat16", options) for options in ("softcap", "bias", "all statistics", "kept")),
+    *(_linear_stats("bfloat16", "plain", hidden) for hidden in (4080, 4095)),
+    *(_merge_partials(options) for options in ("plain", "all statistics")),
+    *(_linear_grad(dtype, "plain") for dtype in DTYPES),
+    *(_linear_grad("bfloat16", options) for options in ("softcap", "bias")),
+    _linear_grad("bfloat16", "plain", 4095),
+    *(_kept_grad("bfloat16", options) for options in ("plain", "softcap")),
+    _kept_grad("float32", "plain"),
+    *(_scale_rows("float32", dtype) for dtype in ("float32", "bfloat16")),
+    _scale_rows("bfloat16", "bfloat16"),
 ]
