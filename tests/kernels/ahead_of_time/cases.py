@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastpref.kernels import linear_grad, linear_stats, row_grad, row_kl, row_stats, scale_rows
+from fastpref.kernels import (
+    linear_grad,
+    linear_stats,
+    objective_heads,
+    objective_stage,
+    row_grad,
+    row_kl,
+    row_stats,
+    scale_rows,
+)
 
 ROWS = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,6 +43,8 @@ class Case(NamedTuple):
     """Whether it multiplies matrices of 16 bits."""
     most_registers: int = 255
     """On NVIDIA, per thread."""
+    may_spill: bool = False
+    """Where what it works on is out of the ordinary: correct, and slower."""
 
     @property
     def name(self) -> str:
@@ -218,11 +229,31 @@ def _scale_rows(source: str, target: str) -> Case:
     return Case("scale_rows", f"{source} to {target}", launch)
 
 
+def _objective(kernel: str, loss: str) -> Case:
+    """A few numbers per token by one program: nothing in it needs 16-byte accesses, and it must fit a multiprocessor alone."""
+
+    def launch() -> None:
+        head = objective_heads.HEADS[loss]
+        partials = torch.empty(2, 1, TOKENS), torch.empty(2, 1, TOKENS), torch.empty(2, TOKENS)
+        number = torch.empty(1) if head.number else None
+        data = tuple(None if name == "old_logps" else torch.empty(8) for name in head.data)
+        objective_stage.objective(
+            head, (0.1,) * len(head.hyper), partials, torch.empty(TOKENS, dtype=torch.int64),
+            torch.empty(9, dtype=torch.int32), ignore_index=-100, data=data, number=number,
+            divisors=torch.empty(8, dtype=torch.float64) if head.kind == "token" else None,
+        )  # fmt: skip
+
+    return Case(kernel, loss, launch, streams=False)
+
+
 def _linear(kernel: str, dtype: str, options: str, hidden: int, launch: Callable[[], None]) -> Case:
     """16-bit operands are multiplied by tensor cores, float32 ones are not. An odd width has no aligned rows."""
     where = "" if hidden == HIDDEN else f", H {hidden}"
     narrow = dtype != "float32"
-    return Case(kernel, f"{dtype}, {options}{where}", launch, streams=hidden % 8 == 0, tensor_cores=narrow)
+    aligned = hidden % 8 == 0
+    return Case(
+        kernel, f"{dtype}, {options}{where}", launch, streams=aligned, tensor_cores=narrow, may_spill=not aligned
+    )
 
 
 CASES: list[Case] = [
@@ -257,4 +288,13 @@ CASES: list[Case] = [
     _kept_grad("float32", "plain"),
     *(_scale_rows("float32", dtype) for dtype in ("float32", "bfloat16")),
     _scale_rows("bfloat16", "bfloat16"),
+    *(_objective("sequence_objective", loss) for loss in ("sigmoid", "kto")),
+    _objective("token_objective", "grpo"),
 ]
+
+
+def is_main(index: int) -> bool:
+    """Whether a case is its kernel's first, or one of plain bfloat16: together every kernel and every way to launch it."""
+    case = CASES[index]
+    first = all(case.kernel != other.kernel for other in CASES[:index])
+    return first or ("bfloat16" in case.variant and "plain" in case.variant)

@@ -22,7 +22,8 @@ from .report import Resources, Table
 
 def configuration(constants: dict[str, Any]) -> str:
     """The compile-time choices of a launch: constants in capitals, warps and stages in small letters."""
-    return " ".join(f"{k}={v}" for k, v in constants.items() if k.isupper() or k in ("num_warps", "num_stages"))
+    chosen = {k: v for k, v in constants.items() if k.isupper() or k in ("num_warps", "num_stages")}
+    return " ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in chosen.items())
 
 
 def compile_case(index: int, target: str) -> Resources:
