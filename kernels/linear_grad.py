@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .linear_stats import SLOT
-from .linear_tiling import linear_tiling
+from .linear_tiling import is_heavy, linear_tiling
 from .logit_transform import LOG2E, tanh_and_slope, transform_arguments, transformed
 from .row_grad import expm1_near_zero
 from .tile_product import is_narrow, product_dtype, tile_of_program, tile_product
@@ -214,7 +214,7 @@ def linear_grad(
     (rows, width), columns = hidden.shape, weight.shape[0]
     if rows == 0:
         return
-    tile = linear_tiling(is_narrow(hidden, weight))
+    tile = linear_tiling(is_narrow(hidden, weight), is_heavy(width, cap))
     with torch.cuda.device_of(hidden):  # Triton launches on the current device
         _linear_grad[(triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns),)](
             hidden,

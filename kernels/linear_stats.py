@@ -20,8 +20,8 @@ Limits    ``T, V, H < 2^31``. 16-byte loads need pointers and row strides that a
           that is a multiple of 16; anything else is correct and slower. float32 operands run without tensor cores
 
 A program makes the logits of one tile of rows over one segment, tile by tile, and carries the rows' running maxima and sums in registers. A
-second kernel merges the segments. The segments depend on V alone and the tiles on the GPU alone: a row's bits do not depend on which
-rows run beside it, nor on the order of the programs. No locks, no atomics.
+second kernel merges the segments. The segments depend on V alone and the tiles on the GPU, H and what is asked for (``linear_tiling``): a
+row's bits do not depend on which rows run beside it, nor on the order of the programs. No locks, no atomics.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .linear_tiling import linear_tiling, segment_columns
+from .linear_tiling import is_heavy, linear_tiling, segment_columns
 from .logit_transform import LOG2E, transform_arguments, transformed
 from .row_stats import FAR, LOWEST, NOWHERE, moved
 from .tile_product import is_narrow, product_dtype, tile_of_program, tile_product
@@ -166,17 +166,19 @@ def _linear_stats(
         )
         if bias_ptr is not None:
             x += tl.load(bias_ptr + j, mask=inside, other=0.0).to(tl.float32)[None, :]
-        z = transformed(x, scale, inner, cap, TRANSFORM)
-        zt += tl.sum(tl.where(j[None, :] == target[:, None], z, 0.0), axis=1)
-        if total_ptr is not None:
-            total += tl.sum(tl.where(inside[None, :], z, 0.0), axis=1)
         if top_ptr is not None:
             height = tl.where(inside[None, :], x if RISING else -x, float("-inf"))
             highest = tl.max(height, axis=1)
             nearest = tl.min(tl.where(height == highest[:, None], j[None, :], NOWHERE), axis=1)
             argmax = tl.where(highest > top, nearest, argmax)
             top = tl.maximum(top, highest)
+        z = transformed(x, scale, inner, cap, TRANSFORM)
+        if total_ptr is not None:
+            total += tl.sum(tl.where(inside[None, :], z, 0.0), axis=1)
         z = tl.where(inside[None, :], z, float("-inf"))
+        here = (target >= start) & (target < start + COLUMNS)
+        if tl.max(here.to(tl.int32), axis=0) != 0:
+            zt += tl.sum(tl.where(j[None, :] == target[:, None], z, 0.0), axis=1)
         # Triton's maximum passes over a NaN; z - m_new does not, so s becomes NaN.
         m_new = tl.maximum(m, tl.max(z, axis=1))
         d = z - m_new[:, None]
@@ -315,7 +317,7 @@ def linear_partials(
         segment: columns per program, a multiple of the tile's; ``None`` for those of :func:`segment_columns`.
     """
     (rows, width), columns = hidden.shape, weight.shape[0]
-    tile = linear_tiling(is_narrow(hidden, weight))
+    tile = linear_tiling(is_narrow(hidden, weight), is_heavy(width, cap, sd or total or top))
     segment = segment or segment_columns(columns)
     segments = triton.cdiv(columns, segment)
 

@@ -8,7 +8,8 @@ bounds each family:
 ``cuda9``   H100, H200: 128 x 256, the most that two warp groups hold: 128 accumulators per thread, four steps in flight
 ``cuda10``  B200: accumulators are in tensor memory; the same tile keeps the epilogue at 128 values per thread
 ``cdna``    gfx90a, gfx942, gfx950: 64 KiB of LDS; 128 x 128 by 8 wavefronts of 64 leaves registers for the epilogue
-``other``   anything else, the interpreter among them: a tile that fits everywhere
+``other``   anything else: a tile that fits everywhere
+``interpreter``  few large tiles and small groups of them: it pays for every operation, not for its size
 
 Nothing here looks at the number of rows: the bits of a row's log-probability do not depend on what other rows run in the same launch, so
 that a policy and a reference with the same numbers agree exactly whichever way their rows are grouped. For the same reason
@@ -55,19 +56,40 @@ NARROW: dict[str, LinearTiling] = {
     "cuda10": LinearTiling(128, 128, 64, 16, 8, 3),
     "cdna": LinearTiling(128, 128, 64, 16, 8, 2),
     "other": LinearTiling(64, 128, 64, 16, 4, 2),
+    "interpreter": LinearTiling(64, 256, 64, 2, 4, 2),
 }
 """Two 16-bit operands of one dtype: tensor cores, summed in fp32."""
 
+HEAVY: dict[str, LinearTiling] = {f: t._replace(columns=64) for f, t in NARROW.items()} | {
+    "interpreter": NARROW["interpreter"]
+}
+"""The same with half of the columns, where the epilogue needs the registers: a softcap, the statistics that trainers log, or masks along H."""
+
 WIDE: dict[str, LinearTiling] = dict.fromkeys(NARROW, LinearTiling(64, 64, 32, 16, 4, 3)) | {
     "cdna": LinearTiling(64, 64, 32, 16, 4, 2),
-    "other": LinearTiling(64, 128, 64, 16, 4, 2),
+    "interpreter": NARROW["interpreter"],
 }
 """An fp32 operand: no tensor core multiplies fp32 without rounding it, so these run on the ordinary units, whose registers bound the tile."""
 
 
-def linear_tiling(narrow: bool, family: str | None = None) -> LinearTiling:
-    """The tile for two operands of one 16-bit dtype (``narrow``) or others, on the GPU in use or on a named family."""
-    return (NARROW if narrow else WIDE)[family or active_family()]
+def linear_tiling(narrow: bool, heavy: bool = False, family: str | None = None) -> LinearTiling:
+    """The tile of a launch.
+
+    Args:
+        narrow: both operands have one 16-bit dtype.
+        heavy: see :data:`HEAVY`; :func:`is_heavy` says so of a launch.
+        family: of GPUs; ``None`` for that of the one in use.
+    """
+    table = WIDE if not narrow else HEAVY if heavy else NARROW
+    return table[family or active_family()]
+
+
+def is_heavy(width: int, cap: float | None, metrics: bool = False) -> bool:
+    """Whether a launch over operands of ``width`` takes the tile of :data:`HEAVY`; ``metrics``: statistics of ``row_stats`` beside ``s2``.
+
+    ``s2`` alone is not heavy: the losses that use it compare a policy with a reference that does not have it, bit for bit.
+    """
+    return cap is not None or metrics or width % 64 != 0
 
 
 def segment_columns(vocab: int) -> int:

@@ -11,7 +11,7 @@ leave a GPU idle when there are few rows.
 ``cuda9``   sm_90
 ``cuda10``  sm_100 and sm_103
 ``cdna``    gfx90a, gfx942 and gfx950: warps of 64
-``other``   anything else, the interpreter among them
+``other``   any other GPU; and ``interpreter``, which is none
 """
 
 import functools
@@ -96,7 +96,7 @@ def family_of(backend: str, arch: int | str) -> str:
 def active_family() -> str:
     """The family of the GPU in use."""
     if INTERPRETED:
-        return "other"
+        return "interpreter"
     target = triton.runtime.driver.active.get_current_target()
     return family_of(target.backend, target.arch)
 
