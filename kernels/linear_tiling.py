@@ -16,12 +16,11 @@ that a policy and a reference with the same numbers agree exactly whichever way 
 the vocabulary is split into :func:`segment_columns`, a function of V alone.
 """
 
-import functools
 from typing import NamedTuple
 
 import triton
 
-from .tiling import INTERPRETED
+from .tiling import active_family
 
 MOST_SEGMENTS = 128
 """Programs per tile of rows: enough to fill a GPU from a single one. A segment costs 8 bytes per row, far less than the row itself."""
@@ -71,25 +70,6 @@ WIDE: dict[str, LinearTiling] = dict.fromkeys(NARROW, LinearTiling(64, 64, 32, 1
     "interpreter": NARROW["interpreter"],
 }
 """An fp32 operand: no tensor core multiplies fp32 without rounding it, so these run on the ordinary units, whose registers bound the tile."""
-
-
-def family_of(backend: str, arch: int | str) -> str:
-    """The family of a target as triton names it: ``("cuda", 90)``, ``("hip", "gfx942")``."""
-    if backend == "cuda":
-        major = int(arch) // 10
-        if major == 8:
-            return "cuda8" if int(arch) == 80 else "cuda8x"
-        return {9: "cuda9", 10: "cuda10", 12: "cuda8x"}.get(major, "other")
-    return "cdna" if str(arch).split(":")[0] in ("gfx90a", "gfx942", "gfx950") else "other"
-
-
-@functools.cache
-def active_family() -> str:
-    """The family of the GPU in use."""
-    if INTERPRETED:
-        return "interpreter"
-    target = triton.runtime.driver.active.get_current_target()
-    return family_of(target.backend, target.arch)
 
 
 def linear_tiling(narrow: bool, heavy: bool = False, family: str | None = None) -> LinearTiling:

@@ -17,7 +17,7 @@ from ..oracle import assert_precise
 
 require_triton()
 
-from fastpref.kernels import linear_grad, linear_stats, linear_tiling, scale_rows  # noqa: E402
+from fastpref.kernels import linear_grad, linear_stats, linear_tiling, scale_rows, tiling  # noqa: E402
 
 SHAPES = {"one of each": (1, 1, 1), "small": (7, 31, 31), "even": (64, 64, 1000), "odd": (33, 100, 1571)}
 
@@ -388,6 +388,6 @@ def test_segments(vocab) -> None:
     ],
 )  # fmt: skip
 def test_families(backend, arch, family) -> None:
-    assert linear_tiling.family_of(backend, arch) == family
+    assert tiling.family_of(backend, arch) == family
     assert linear_tiling.linear_tiling(True, family=family) == linear_tiling.NARROW[family]
     assert linear_tiling.linear_tiling(True, True, family) == linear_tiling.HEAVY[family]
