@@ -69,8 +69,10 @@ def parts_of(rows: int, columns: int, step: int, multiprocessors: int) -> tuple[
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Multiprocessors (compute units) of a GPU; 0 where kernels are interpreted."""
-    return 0 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
+    """Multiprocessors (compute units) of a GPU; 0 where kernels are interpreted or only compiled."""
+    if INTERPRETED or device.type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit
