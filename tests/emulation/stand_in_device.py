@@ -74,6 +74,8 @@ class DeviceTensor(torch.Tensor):
         if func.namespace == "fastpref":  # its kernel sees the device too
             with torch._C._EnableTorchFunction(), _Functions():  # torch switches the mode off around an operator
                 return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
+        if (made_of_others := func.decompose(*args, **kwargs)) is not NotImplemented:
+            return made_of_others
         packet = func.overloadpacket
         boolean_index = packet in (_aten.index, _aten.index_put, _aten.index_put_) and any(
             i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
