@@ -13,6 +13,7 @@ _PUBLIC = {
     "TokenLogProbs": "token_logprobs",
     "preference_loss": "preference",
     "linear_preference_loss": "preference",
+    "logits_preference_loss": "logits_loss",
     "PreferenceOutput": "preference",
     "linear_token_kl": "divergence",
     "token_kl": "divergence",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .divergence import linear_token_kl as linear_token_kl
     from .divergence import token_kl as token_kl
     from .errors import UserError as UserError
+    from .logits_loss import logits_preference_loss as logits_preference_loss
     from .objectives import objective as objective
     from .preference import PreferenceOutput as PreferenceOutput
     from .preference import linear_preference_loss as linear_preference_loss

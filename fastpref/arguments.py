@@ -76,7 +76,7 @@ def check_reference_presence(chosen: Objective, given: bool) -> None:
 
 def check_reference_form(chosen: Objective, reference: Tensor, call: Call) -> None:
     """``[K]`` or ``[T]``; ``[T]`` where token log-probs are what enters, or are weighted."""
-    sequences, total = call.lengths.shape[0], call.active.shape[0]
+    sequences, total = call.cu_seqlens.shape[0] - 1, call.active.shape[0]
     require_floating("reference", reference)
     require_same("reference", reference, "the rows", call.active, dtype=False)
     if reference.dim() != 1 or reference.shape[0] not in (sequences, total):

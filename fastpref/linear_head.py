@@ -30,7 +30,8 @@ from .backends.base import (
     RowStatistics,
     accumulation_dtype,
 )
-from .backends.cpu_head import TILE_EDGE, CpuHead, HeadTiling
+from .backends.cpu_head import HeadTiling
+from .backends.head_engine import HeadEngine
 from .gradient_filter import GradientFilter
 from .head_gemm import HeadGemm, gradient_dtype
 from .scratch import fresh, take
@@ -53,10 +54,10 @@ class Head:
         """V."""
         return self.weight.shape[0]
 
-    def engine(self, hidden: Tensor) -> CpuHead | None:
+    def engine(self, hidden: Tensor) -> HeadEngine | None:
         """What runs the whole vocabulary in one call for these hidden states; ``None``: the loops of this module do, by chunks."""
-        engine: CpuHead | None = getattr(self.backend, "head", None)
-        if engine is None or hidden.device.type != "cpu" or engine.why_not(hidden.dtype, self.weight.dtype) is not None:
+        engine: HeadEngine | None = getattr(self.backend, "head", None)
+        if engine is None or engine.why_not(hidden.dtype, self.weight.dtype) is not None:
             return None
         return engine
 
@@ -193,7 +194,7 @@ def statistics(
 
 
 def _statistics_by(
-    engine: CpuHead, head: Head, hidden: Tensor, targets: Tensor, tiling: Tiling, kept: Kept | None, state: RowState
+    engine: HeadEngine, head: Head, hidden: Tensor, targets: Tensor, tiling: Tiling, kept: Kept | None, state: RowState
 ) -> None:
     """Fold all columns into ``state``; the kept rows in one call."""
     first = 0 if kept is None else kept.rows
@@ -392,7 +393,7 @@ def gradients(
 
 
 def _gradients_by(
-    engine: CpuHead,
+    engine: HeadEngine,
     head: Head,
     hidden: Tensor,
     targets: Tensor,
@@ -405,7 +406,7 @@ def _gradients_by(
     rounded: bool,
     gradient_filter: float | None,
 ) -> Tensor | None:
-    """:func:`gradients` in one native call."""
+    """:func:`gradients` in one call."""
     rows, vocab = hidden.shape[0], head.vocab
     if rows == 0:
         return torch.zeros_like(hidden) if needs.hidden else None
@@ -433,7 +434,7 @@ def _gradients_by(
     )
     into.started = True
     again = rows if kept is None else rows - kept.rows
-    work.add(2 * hidden.shape[1] * ((again + wanted * rows) * vocab - wanted * left_out * TILE_EDGE**2))
+    work.add(engine.unseen_flops((rows, vocab, hidden.shape[1]), again, wanted, left_out))
     return dx
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from . import tile_costs
+from .engine_costs import EngineCosts
 from .objectives.base import Coupling
 
 
@@ -40,10 +40,6 @@ DEVICES = {
     "gpu": DeviceClass({2: 400e12, 4: 40e12, 8: 20e12}, 2e12, 1e-5, 3e-3),
 }
 """A few cores of a server; a data-centre GPU, where a group also waits for the host."""
-
-TILE_FLOPS = 600e9
-TILE_PRODUCTS = {1: 1, 2: 4, 3: 5}
-"""FLOP/s of the tile kernels, and the bf16 products per product of the operands, by the most bf16 numbers in an element of either."""
 
 ROW_BYTES = 256
 """Per row that reaches the head: statistics, coefficients, and stage 2 with its gradient in float64."""
@@ -79,11 +75,9 @@ class HeadProblem:
         main_grad: dW goes into a float32 buffer of the caller.
         gradient_filter: blocks of the gradients' GEMMs are left out.
         narrow_reference: an online reference has a 16-bit operand, which the GEMMs of chunks take in float32.
-        tiles: bf16 numbers per element of hidden states and head where the tile kernels run the whole vocabulary in one call (see
-            :mod:`fastpref.tile_costs`); ``None``: chunks of logits by GEMM calls.
+        tiles: the costs of the engine that runs the whole vocabulary in one call, tile by tile; ``None``: chunks of logits by GEMM calls.
         reference_tiles: the same of an online reference.
         softcap: the logits are soft-capped.
-        threads: of the CPU.
     """
 
     rows: int
@@ -111,10 +105,9 @@ class HeadProblem:
     main_grad: bool = False
     gradient_filter: bool = False
     narrow_reference: bool = False
-    tiles: tuple[int, int] | None = None
-    reference_tiles: tuple[int, int] | None = None
+    tiles: EngineCosts | None = None
+    reference_tiles: EngineCosts | None = None
     softcap: bool = False
-    threads: int = 1
 
     def __post_init__(self) -> None:
         weight = self.weight_itemsize or self.itemsize
@@ -145,7 +138,7 @@ class HeadProblem:
 
     @property
     def streamed_bytes(self) -> int:
-        """Bytes per logit that go to memory and back; the tile kernels' stay in the cache."""
+        """Bytes per logit that go to memory and back; an engine's do not."""
         return 0 if self.tiles else self.logit_bytes
 
     @property
@@ -185,12 +178,11 @@ class Work:
         """At the nominal rates of the problem's device. Scratch costs nothing: its memory is kept from call to call."""
         device = DEVICES[problem.device]
         rate = device.flops[problem.operand_bytes]
-        if problem.tiles:
-            rate = TILE_FLOPS / TILE_PRODUCTS[max(problem.tiles)]
+        own = None if problem.tiles is None else problem.tiles.flops
         return (
-            self.flops / rate
+            self.flops / (own or rate)
             + self.bytes_moved / device.bandwidth
-            + (0 if problem.tiles else self.calls * device.call_seconds)
+            + (0 if own else self.calls * device.call_seconds)
             + self.groups * device.group_seconds
         )
 
@@ -236,7 +228,8 @@ def product_work(problem: HeadProblem, rows: int, chunks: int, calls: int) -> Wo
     """The gradients of ``rows`` rows from their logits, in ``calls`` GEMM calls of each kind per chunk; dW's traffic is counted elsewhere."""
     vocab, size = problem.vocab, problem.hidden
     reads = problem.products + problem.bias_gradient
-    moved = (2 + reads) * rows * vocab * problem.streamed_bytes
+    of_engine = 0 if problem.tiles is None else problem.tiles.logit_bytes
+    moved = rows * vocab * ((2 + reads) * problem.streamed_bytes + (1 + reads) * of_engine)
     if problem.hidden_gradient:
         moved += calls * vocab * size * problem.weight_itemsize
         moved += 2 * chunks * rows * size * problem.accumulator_bytes
@@ -358,37 +351,52 @@ def recompute_bytes(problem: HeadProblem, vocab_chunk: int, row_block: int, kept
     rows = max(problem.sweep_rows, 1)
     if problem.tiles is None:
         return fixed + chunk_bytes(problem, rows, vocab_chunk, row_block) + kept * problem.vocab * problem.logit_bytes
+    swept = max(kept, min(row_block, rows))
     return fixed + tile_bytes(
-        problem, max(problem.rows, 1), max(kept, min(row_block, rows)), vocab_chunk, row_block, kept
+        problem, problem.tiles, max(problem.rows, 1), swept, vocab_chunk, row_block, kept, problem.main_grad
     )
 
 
 def reference_bytes(problem: HeadProblem, rows: int, vocab_chunk: int) -> int:
-    """An online reference with its own head, ``rows`` rows at a time, where the tile kernels run it or the policy, but not both."""
+    """An online reference with its own head, ``rows`` rows at a time, where an engine runs it or the policy, but not both."""
     apart = problem.online_reference and not problem.shared_head and not problem.divergence
     if not apart or (problem.tiles is None) == (problem.reference_tiles is None):
         return 0
     if problem.reference_tiles is None:
         return rows * vocab_chunk * problem.logit_bytes
-    size, planes = problem.reference_hidden, problem.reference_tiles
-    return tile_costs.statistics_bytes(rows, problem.vocab, size, planes, problem.threads) + 4 * problem.vocab
+    return problem.reference_tiles.statistics_bytes(rows, problem.vocab, problem.reference_hidden) + 4 * problem.vocab
 
 
-def tile_bytes(problem: HeadProblem, rows: int, swept: int, vocab_chunk: int, row_block: int, kept: int) -> int:
-    """Scratch of the tile kernels: ``swept`` rows at a time forward, gradients of ``rows``, and what is kept of ``kept`` rows."""
-    planes = problem.tiles or (1, 1)
+def tile_bytes(
+    problem: HeadProblem,
+    engine: EngineCosts,
+    rows: int,
+    swept: int,
+    vocab_chunk: int,
+    row_block: int,
+    kept: int,
+    float32_dw: bool,
+) -> int:
+    """Scratch of an engine: ``swept`` rows at a time forward, gradients of ``rows``, and what is kept of ``kept`` rows."""
     size = max(problem.hidden, problem.reference_hidden if problem.online_reference else 0)
     forward = max(
-        tile_costs.statistics_bytes(swept, problem.vocab, size, each, problem.threads, all_statistics=True)
-        for each in (planes, problem.reference_tiles or planes)
+        each.statistics_bytes(swept, problem.vocab, size, all_statistics=True)
+        for each in (engine, problem.reference_tiles or engine)
     )
     backward = 0
     if problem.gradients:
-        wants = {"dx": problem.hidden_gradient, "dw": problem.weight_gradient, "db": problem.bias_gradient}
-        backward = tile_costs.gradient_bytes(
-            rows, problem.vocab, problem.hidden, planes, vocab_chunk, row_block, **wants
+        backward = engine.gradient_bytes(
+            rows,
+            problem.vocab,
+            problem.hidden,
+            vocab_chunk,
+            row_block,
+            dx=problem.hidden_gradient,
+            dw=problem.weight_gradient,
+            db=problem.bias_gradient,
+            float32_dw=float32_dw,
         )
-    held = tile_costs.kept_bytes(kept, problem.vocab, planes, softcap=problem.softcap)
+    held = engine.kept_bytes(kept, problem.vocab, softcap=problem.softcap)
     return max(forward, backward) + held + (4 * problem.vocab)  # a bias in float32
 
 

@@ -27,7 +27,6 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-from . import tile_costs
 from ._compile import compiling, constant
 from .plan_costs import (
     ROW_BYTES,
@@ -54,9 +53,6 @@ DEFAULT_BUDGET_BYTES = 64 << 20
 
 CHUNK_COLUMNS = 4096
 """Vocabulary columns per GEMM: below about 2000 the per-call cost of 16-bit GEMMs shows, above 4096 nothing is gained."""
-
-TILE_CHUNK_COLUMNS = 1024
-"""The same for the tile kernels, whose chunk of gradients should stay in the last-level cache."""
 
 SMALLEST_CHUNK = 256
 SMALLEST_ROW_BLOCK = 64
@@ -150,7 +146,7 @@ def _limit(budget_bytes: int | None) -> int:
 def _recompute(problem: HeadProblem, chunk: int, block: int, kept: int = 0, design: Design = "D0") -> Plan:
     work = recompute_work(problem, ceil_div(problem.vocab, chunk), block, kept)
     if problem.tiles and kept:
-        work += Work(0, 2 * tile_costs.kept_bytes(kept, problem.vocab, problem.tiles, softcap=problem.softcap))
+        work += Work(0, 2 * problem.tiles.kept_bytes(kept, problem.vocab, softcap=problem.softcap))
     scratch = recompute_bytes(problem, chunk, block, kept)
     return _plan(design, problem, work, scratch, chunk, block, kept_rows=kept)
 
@@ -194,7 +190,7 @@ def plan_kept(problem: HeadProblem, budget_bytes: int | None) -> Plan | str:
         return "nothing needs a gradient"
     if problem.divergence:
         return "the objective needs a KL over the vocabulary, which keeps no logits"
-    step = tile_costs.EDGE if problem.tiles else 1
+    step = problem.tiles.edge if problem.tiles else 1
     plans = []
     for chunk, block in _tilings(problem):
         kept = _most(problem.rows, step, partial(_fits, problem, (chunk, block), _limit(budget_bytes)))
@@ -291,7 +287,7 @@ def plan_resident(problem: HeadProblem, budget_bytes: int | None) -> Plan | str:
 
 
 def _chunk_columns(problem: HeadProblem) -> int:
-    return TILE_CHUNK_COLUMNS if problem.tiles else CHUNK_COLUMNS
+    return problem.tiles.chunk_columns if problem.tiles else CHUNK_COLUMNS
 
 
 def _held(problem: HeadProblem, chunk: int, rows: int, *, exact: bool = False) -> int:
@@ -303,7 +299,8 @@ def _held(problem: HeadProblem, chunk: int, rows: int, *, exact: bool = False) -
     copies += problem.reference_hidden * problem.itemsize if problem.online_reference else 0
     dx = problem.hidden * (problem.accumulator_bytes if exact else problem.itemsize)
     swept = rows * (2 if problem.stacked else 1)
-    return rows * (copies + dx) + other + tile_bytes(problem, rows, swept, chunk, rows, rows)
+    sums = problem.tiles, rows, swept, chunk, rows, rows, True
+    return rows * (copies + dx) + other + tile_bytes(problem, *sums)
 
 
 def plan_unscaled(problem: HeadProblem, budget_bytes: int | None) -> Plan | str:

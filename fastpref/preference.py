@@ -52,10 +52,10 @@ from .token_logprobs import (
     check_gradient_filter,
     check_linear,
     check_main_grad,
+    engine_costs,
     head_problem,
     make_transform,
     run_recompute,
-    tile_planes,
 )
 from .unscaled import run_unscaled, unit_direction
 
@@ -72,18 +72,18 @@ class PreferenceOutput:
 
     Attributes:
         loss: scalar, float32 (float64 for float64 input), the mean over items; the one differentiable field of
-            :func:`linear_preference_loss`.
+            :func:`linear_preference_loss` and :func:`logits_preference_loss`.
         losses: ``[items]`` one loss per item (a pair, a sequence, a prompt), float64; differentiable only from :func:`preference_loss`.
         metrics: detached scalars under TRL's names (``rewards/margins``, ``rewards/accuracies``, ``logps/chosen``, ...).
         logps: ``[K]`` detached sequence log-probs of the policy, float64.
         ref_logps: ``[K]`` detached, of the reference, or ``None``.
         state: the objective's state after this call, to be given to the next as ``state=``; empty for most.
-        plan: how the head was run; ``None`` from :func:`preference_loss`.
+        plan: how the head was run; ``None`` from :func:`preference_loss` and :func:`logits_preference_loss`.
     """
 
     loss: Tensor
     losses: Tensor
-    metrics: dict[str, Tensor]
+    metrics: Mapping[str, Tensor]
     logps: Tensor
     ref_logps: Tensor | None
     state: dict[str, Tensor]
@@ -232,9 +232,9 @@ def _token_batch(
         raise TypeError(f"mask: expected dtype torch.bool, found {mask.dtype}")
     require_same("mask", mask, "policy", policy, dtype=False)
     refuse_nan_policy(policy, mask)
-    call = _call(chosen, cu_seqlens, mask, token_weights, given, state)
+    call = checked_call(chosen, cu_seqlens, mask, token_weights, given, state)
     if reference is not None:
-        reference = _masked_reference(chosen, reference, call)
+        reference = masked_reference(chosen, reference, call)
     needs = set(chosen.traits.vocabulary)
     if "log_sum_sq_probs" in needs and sum_sq is None:
         raise ValueError(
@@ -250,7 +250,7 @@ def _token_batch(
     )
 
 
-def _call(
+def checked_call(
     chosen: Objective,
     cu_seqlens: Tensor,
     active: Tensor,
@@ -258,6 +258,7 @@ def _call(
     given: dict[str, Tensor],
     state: dict[str, Tensor],
 ) -> Call:
+    """The rows of a call and the data that came with them, checked."""
     if token_weights is not None:
         require_floating("token_weights", require_tensor("token_weights", token_weights))
         require_shape("token_weights", token_weights, tuple(active.shape))
@@ -276,7 +277,7 @@ def _call(
     return Call.of(chosen, cu_seqlens, active, token_weights, data, state)
 
 
-def _masked_reference(chosen: Objective, reference: Tensor, call: Call) -> Tensor:
+def masked_reference(chosen: Objective, reference: Tensor, call: Call) -> Tensor:
     """A precomputed reference, 0 on ignored rows, whatever it holds there."""
     reference = reference.detach()
     if reference.shape == call.active.shape and reference.device == call.active.device:
@@ -379,11 +380,11 @@ def linear_preference_loss(
     threshold, main_grad = check_gradient_filter(gradient_filter), check_main_grad(main_grad, operands.weight)
     ids = normalise_targets(targets, weight.shape[0], ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, operands.hidden)
-    call = _call(chosen, cu_seqlens, ids != IGNORED, token_weights, given, checked_state(chosen, state))
+    call = checked_call(chosen, cu_seqlens, ids != IGNORED, token_weights, given, checked_state(chosen, state))
     chosen.check(call.without_logps())
 
     online = check_reference(reference, operands, targets.shape[0]) if isinstance(reference, (tuple, list)) else None
-    known = None if online is not None or reference is None else _masked_reference(chosen, _logps_of(reference), call)
+    known = None if online is not None or reference is None else masked_reference(chosen, _logps_of(reference), call)
     direction = next((KL_DIRECTIONS[v] for v in chosen.traits.vocabulary if v in KL_DIRECTIONS), None)
     if direction is not None and online is None:
         raise ValueError(
@@ -411,7 +412,7 @@ def linear_preference_loss(
             online_reference=online is not None,
             narrow_reference=online is not None and 2 in (online.hidden.element_size(), online.weight.element_size()),
             reference_hidden=0 if online is None else online.hidden.shape[1],
-            reference_tiles=None if online is None else tile_planes(online, transform, head_backend),
+            reference_tiles=None if online is None else engine_costs(online, transform, head_backend),
             shared_head=source.shared,
             divergence=direction is not None,
             known_direction=known_direction is not None,

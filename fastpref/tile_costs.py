@@ -5,10 +5,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 EDGE = 32
 LEFT_BYTES = 512 << 10  # of the head's strips that a thread packs at a time
 SEGMENT, MOST_SEGMENTS = 1024, 64
 FIELDS, PLAIN_FIELDS = 7, 2
+
+CHUNK_COLUMNS = 1024
+"""A chunk of gradients should stay in the last-level cache."""
+
+FLOPS = 600e9
+PRODUCTS = {1: 1, 2: 4, 3: 5}
+"""FLOP/s of the tile kernels, and the bf16 products per product of the operands, by the most bf16 numbers in an element of either."""
 
 
 def padded(n: int) -> int:
@@ -74,3 +83,45 @@ def kept_bytes(rows: int, vocab: int, planes: tuple[int, int], *, softcap: bool 
     exponentials = planes == (1, 1) and not softcap
     block = 2 * EDGE * EDGE + 4 * EDGE if exponentials else 4 * EDGE * EDGE
     return (padded(vocab) // EDGE) * (padded(rows) // EDGE) * block
+
+
+@dataclass(frozen=True)
+class TileCosts:
+    """Of operands of some planes, on some threads (see :class:`fastpref.engine_costs.EngineCosts`)."""
+
+    planes: tuple[int, int]
+    threads: int = 1
+
+    edge = EDGE
+    chunk_columns = CHUNK_COLUMNS
+    logit_bytes = 0  # they stay in the cache
+    narrow_products = False
+
+    @property
+    def flops(self) -> float:
+        """FLOP/s of the products."""
+        return FLOPS / PRODUCTS[max(self.planes)]
+
+    def statistics_bytes(self, rows: int, vocab: int, hidden: int, *, all_statistics: bool = False) -> int:
+        """See :func:`statistics_bytes`."""
+        return statistics_bytes(rows, vocab, hidden, self.planes, self.threads, all_statistics=all_statistics)
+
+    def gradient_bytes(
+        self,
+        rows: int,
+        vocab: int,
+        hidden: int,
+        chunk: int,
+        row_block: int,
+        *,
+        dx: bool = True,
+        dw: bool = True,
+        db: bool = False,
+        float32_dw: bool = False,
+    ) -> int:
+        """See :func:`gradient_bytes`; a float32 dW takes no more."""
+        return gradient_bytes(rows, vocab, hidden, self.planes, chunk, row_block, dx=dx, dw=dw, db=db)
+
+    def kept_bytes(self, rows: int, vocab: int, *, softcap: bool = False) -> int:
+        """See :func:`kept_bytes`."""
+        return kept_bytes(rows, vocab, self.planes, softcap=softcap)

@@ -27,8 +27,8 @@ from ._checks import (
     require_tensor,
     row_contiguous,
 )
-from ._compile import constant
 from .backends.base import IGNORED, STATISTICS, Backend, LogitTransform, RowState, RowStatistics, accumulation_dtype
+from .engine_costs import EngineCosts
 from .errors import require_choice, require_positive
 from .head_gemm import gradient_dtype
 from .linear_head import (
@@ -237,6 +237,15 @@ def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> t
 _logprobs.register_autograd(_logprobs_grad, setup_context=_logprobs_setup)
 
 
+def refuse_leaf(logits: Tensor) -> None:
+    """Logits that backward overwrites are not a leaf's."""
+    owner = logits if logits._base is None else logits._base
+    if owner.requires_grad and owner.is_leaf:
+        raise ValueError(
+            "inplace_backward: expected logits computed by the model, found a leaf that requires grad, or a view of one"
+        )
+
+
 def logprobs(
     logits: Tensor,
     targets: Tensor,
@@ -290,11 +299,8 @@ def logprobs(
     require_shape("targets", targets, tuple(logits.shape[:-1]))
     require_same("targets", targets, "logits", logits, dtype=False)
     asked = check_stats(stats)
-    owner = logits if logits._base is None else logits._base
-    if inplace_backward and owner.requires_grad and owner.is_leaf:
-        raise ValueError(
-            "inplace_backward: expected logits computed by the model, found a leaf that requires grad, or a view of one"
-        )
+    if inplace_backward:
+        refuse_leaf(logits)
     refuse_forward_mode(logits)
     backends.select(backend, logits.device, logits.dtype)
     rows = logits.reshape(-1, logits.shape[-1])
@@ -776,16 +782,11 @@ def count_active(ids: Tensor) -> int:
     return int((ids != IGNORED).sum()) if on_host else ids.shape[0]
 
 
-def tile_planes(operands: LinearInput, transform: LogitTransform, backend: Backend) -> tuple[int, int] | None:
-    """What the tile kernels make of an element of hidden states and head; ``None`` where they do not run them."""
+def engine_costs(operands: LinearInput, transform: LogitTransform, backend: Backend) -> EngineCosts | None:
+    """The costs of the engine that runs these operands; ``None`` where none does."""
     hidden, weight = operands.hidden, operands.weight
     engine = Head(weight, operands.bias, transform, backend).engine(hidden)
-    return None if engine is None else engine.planes(hidden.dtype, weight.dtype)
-
-
-@constant
-def _threads() -> int:
-    return torch.get_num_threads()
+    return None if engine is None else engine.costs(hidden.dtype, weight.dtype)
 
 
 def head_problem(
@@ -800,7 +801,8 @@ def head_problem(
     """What the planner needs to know of a head and its rows; ``more`` are fields of ``HeadProblem`` that only the caller knows."""
     rows, (hidden, weight, bias) = count_active(ids), (operands.hidden, operands.weight, operands.bias)
     # A divergence looks at two heads' logits side by side, chunk by chunk.
-    tiles = None if more.get("divergence") else tile_planes(operands, transform, backend)
+    tiles = None if more.get("divergence") else engine_costs(operands, transform, backend)
+    float16 = (tiles is None or tiles.narrow_products) and gradient_dtype(hidden, weight) == torch.float16
     return HeadProblem(
         rows=rows,
         vocab=weight.shape[0],
@@ -811,7 +813,7 @@ def head_problem(
         hidden_gradient=hidden.requires_grad,
         weight_gradient=weight.requires_grad,
         bias_gradient=bias is not None and bias.requires_grad,
-        float16=tiles is None and gradient_dtype(hidden, weight) == torch.float16,
+        float16=float16,
         ignored=rows < ids.shape[0] or not hidden.is_contiguous(),
         device="cpu" if ids.device.type == "cpu" else "gpu",
         mixed=hidden.dtype != weight.dtype,
@@ -819,7 +821,6 @@ def head_problem(
         gradient_filter=gradient_filter is not None,
         tiles=tiles,
         softcap=transform.softcap is not None,
-        threads=_threads(),
         **more,
     )
 

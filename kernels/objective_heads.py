@@ -2,6 +2,9 @@
 
 Made by csrc/generate_heads.py from fastpref/objectives; edit those. Inputs, then hyper-parameters, in the order of the arguments;
 ``w`` is the chosen sequence of a pair, ``l`` the rejected one. Returns the loss, then its derivative with respect to each ``policy``.
+
+``item_*`` is the same with the arguments of every head of its kind: data ``x0`` and up, hyper-parameters ``h0`` and up, and the number of
+the whole call. ``HEADS`` has them by name, ``NAMES`` the name of the head of every variant of an objective.
 """
 
 # fmt: off
@@ -9,6 +12,7 @@ Made by csrc/generate_heads.py from fastpref/objectives; edit those. Inputs, the
 import triton
 import triton.language as tl
 
+from .head import Head
 from .scalar import expm1, log1p, log_sigmoid, sigmoid, sign
 
 
@@ -26,6 +30,11 @@ def head_sigmoid(policy_w, policy_l, reference_w, reference_l, length_w, length_
     v9 = v8 * beta
     v10 = -v9
     return v6, v9, v10
+
+
+@triton.jit
+def item_sigmoid(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sigmoid(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -61,6 +70,11 @@ def head_sigmoid_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, r
 
 
 @triton.jit
+def item_sigmoid_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sigmoid_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_sigmoid_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
@@ -84,6 +98,11 @@ def head_sigmoid_f_divergence_type_js_divergence(policy_w, policy_l, reference_w
     v19 = sigmoid(v18)
     v20 = v13 * v19
     return v10, v20, v17
+
+
+@triton.jit
+def item_sigmoid_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sigmoid_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -124,6 +143,11 @@ def head_sigmoid_f_divergence_type_alpha_divergence(policy_w, policy_l, referenc
 
 
 @triton.jit
+def item_sigmoid_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sigmoid_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
+
+
+@triton.jit
 def head_rpo_bwd_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, rewards_w, rewards_l, beta, gt_reward_scale):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -158,6 +182,11 @@ def head_rpo_bwd_kl(policy_w, policy_l, reference_w, reference_l, length_w, leng
 
 
 @triton.jit
+def item_rpo_bwd_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_rpo_bwd_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1)
+
+
+@triton.jit
 def head_rpo_sq(policy_w, policy_l, reference_w, reference_l, length_w, length_l, rewards_w, rewards_l, beta, gt_reward_scale):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -171,6 +200,11 @@ def head_rpo_sq(policy_w, policy_l, reference_w, reference_l, length_w, length_l
     v9 = v8 * beta
     v10 = -v9
     return v7, v9, v10
+
+
+@triton.jit
+def item_rpo_sq(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_rpo_sq(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1)
 
 
 @triton.jit
@@ -199,6 +233,11 @@ def head_cdpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, 
     v22 = v21 * beta
     v23 = -v22
     return v12, v22, v23
+
+
+@triton.jit
+def item_cdpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_cdpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
 
 
 @triton.jit
@@ -234,6 +273,11 @@ def head_robust(policy_w, policy_l, reference_w, reference_l, length_w, length_l
     v29 = v28 * beta
     v30 = -v29
     return v15, v29, v30
+
+
+@triton.jit
+def item_robust(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_robust(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
 
 
 @triton.jit
@@ -288,6 +332,11 @@ def head_robust_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, re
 
 
 @triton.jit
+def item_robust_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_robust_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
+
+
+@triton.jit
 def head_robust_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, label_smoothing):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
@@ -330,6 +379,11 @@ def head_robust_f_divergence_type_js_divergence(policy_w, policy_l, reference_w,
     v39 = sigmoid(v38)
     v40 = v33 * v39
     return v19, v40, v37
+
+
+@triton.jit
+def item_robust_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_robust_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
 
 
 @triton.jit
@@ -389,6 +443,11 @@ def head_robust_f_divergence_type_alpha_divergence(policy_w, policy_l, reference
 
 
 @triton.jit
+def item_robust_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_robust_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1, h2)
+
+
+@triton.jit
 def head_hinge(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -402,6 +461,11 @@ def head_hinge(policy_w, policy_l, reference_w, reference_l, length_w, length_l,
     v9 = v8 * beta
     v10 = -v9
     return v5, v9, v10
+
+
+@triton.jit
+def item_hinge(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_hinge(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -437,6 +501,11 @@ def head_hinge_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, ref
 
 
 @triton.jit
+def item_hinge_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_hinge_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_hinge_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
@@ -460,6 +529,11 @@ def head_hinge_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, 
     v19 = sigmoid(v18)
     v20 = v13 * v19
     return v9, v20, v17
+
+
+@triton.jit
+def item_hinge_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_hinge_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -500,6 +574,11 @@ def head_hinge_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_
 
 
 @triton.jit
+def item_hinge_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_hinge_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
+
+
+@triton.jit
 def head_exo_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, label_smoothing):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -534,6 +613,11 @@ def head_exo_pair(policy_w, policy_l, reference_w, reference_l, length_w, length
     v30 = v29 * beta
     v31 = -v30
     return v16, v30, v31
+
+
+@triton.jit
+def item_exo_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_exo_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
 
 
 @triton.jit
@@ -590,6 +674,11 @@ def head_exo_pair_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, 
 
 
 @triton.jit
+def item_exo_pair_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_exo_pair_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
+
+
+@triton.jit
 def head_exo_pair_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, label_smoothing):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
@@ -634,6 +723,11 @@ def head_exo_pair_f_divergence_type_js_divergence(policy_w, policy_l, reference_
     v40 = sigmoid(v39)
     v41 = v34 * v40
     return v20, v41, v38
+
+
+@triton.jit
+def item_exo_pair_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_exo_pair_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
 
 
 @triton.jit
@@ -695,6 +789,11 @@ def head_exo_pair_f_divergence_type_alpha_divergence(policy_w, policy_l, referen
 
 
 @triton.jit
+def item_exo_pair_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_exo_pair_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1, h2)
+
+
+@triton.jit
 def head_discopop(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, discopop_tau):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -730,6 +829,11 @@ def head_discopop(policy_w, policy_l, reference_w, reference_l, length_w, length
     v32 = v31 * beta
     v33 = -v32
     return v15, v32, v33
+
+
+@triton.jit
+def item_discopop(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_discopop(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
 
 
 @triton.jit
@@ -787,6 +891,11 @@ def head_discopop_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, 
 
 
 @triton.jit
+def item_discopop_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_discopop_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
+
+
+@triton.jit
 def head_discopop_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, discopop_tau):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
@@ -832,6 +941,11 @@ def head_discopop_f_divergence_type_js_divergence(policy_w, policy_l, reference_
     v42 = sigmoid(v41)
     v43 = v36 * v42
     return v19, v43, v40
+
+
+@triton.jit
+def item_discopop_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_discopop_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
 
 
 @triton.jit
@@ -894,6 +1008,11 @@ def head_discopop_f_divergence_type_alpha_divergence(policy_w, policy_l, referen
 
 
 @triton.jit
+def item_discopop_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_discopop_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1, h2)
+
+
+@triton.jit
 def head_gpo_exponential(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -911,6 +1030,11 @@ def head_gpo_exponential(policy_w, policy_l, reference_w, reference_l, length_w,
 
 
 @triton.jit
+def item_gpo_exponential(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_gpo_exponential(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_gpo_squared(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -922,6 +1046,11 @@ def head_gpo_squared(policy_w, policy_l, reference_w, reference_l, length_w, len
     v7 = v6 * beta
     v8 = -v7
     return v5, v7, v8
+
+
+@triton.jit
+def item_gpo_squared(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_gpo_squared(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -943,6 +1072,11 @@ def head_gpo_truncated_squared(policy_w, policy_l, reference_w, reference_l, len
 
 
 @triton.jit
+def item_gpo_truncated_squared(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_gpo_truncated_squared(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_gpo_savage(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -959,6 +1093,11 @@ def head_gpo_savage(policy_w, policy_l, reference_w, reference_l, length_w, leng
     v12 = v11 * beta
     v13 = -v12
     return v6, v12, v13
+
+
+@triton.jit
+def item_gpo_savage(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_gpo_savage(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -1001,6 +1140,11 @@ def head_rpo_fwd_kl(policy_w, policy_l, reference_w, reference_l, length_w, leng
 
 
 @triton.jit
+def item_rpo_fwd_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_rpo_fwd_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1)
+
+
+@triton.jit
 def head_r_dpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, alpha):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -1020,6 +1164,11 @@ def head_r_dpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l,
 
 
 @triton.jit
+def item_r_dpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_r_dpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
+
+
+@triton.jit
 def head_ipo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = v0 / length_w
@@ -1035,6 +1184,11 @@ def head_ipo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, b
     v11 = v10 / length_l
     v12 = v9 / length_w
     return v8, v12, v11
+
+
+@triton.jit
+def item_ipo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_ipo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -1074,6 +1228,11 @@ def head_ipo_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, refer
 
 
 @triton.jit
+def item_ipo_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_ipo_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_ipo_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = log_sigmoid(v0)
@@ -1099,6 +1258,11 @@ def head_ipo_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, re
     v21 = sigmoid(v20)
     v22 = v19 * v21
     return v12, v22, v18
+
+
+@triton.jit
+def item_ipo_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_ipo_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -1141,6 +1305,11 @@ def head_ipo_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w,
 
 
 @triton.jit
+def item_ipo_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_ipo_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
+
+
+@triton.jit
 def head_ipo_sum(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -1155,6 +1324,11 @@ def head_ipo_sum(policy_w, policy_l, reference_w, reference_l, length_w, length_
 
 
 @triton.jit
+def item_ipo_sum(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_ipo_sum(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_rebel(policy_w, policy_l, reference_w, reference_l, length_w, length_l, rewards_w, rewards_l, eta):
     v0 = policy_w - reference_w
     v1 = policy_l - reference_l
@@ -1166,6 +1340,11 @@ def head_rebel(policy_w, policy_l, reference_w, reference_l, length_w, length_l,
     v7 = v5 * 2.0
     v8 = -v7
     return v6, v7, v8
+
+
+@triton.jit
+def item_rebel(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_rebel(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0)
 
 
 @triton.jit
@@ -1186,6 +1365,11 @@ def head_sigmoid_norm(policy_w, policy_l, reference_w, reference_l, length_w, le
     v14 = v13 / length_l
     v15 = v12 / length_w
     return v9, v15, v14
+
+
+@triton.jit
+def item_sigmoid_norm(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sigmoid_norm(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -1227,6 +1411,11 @@ def head_sigmoid_norm_f_divergence_type_forward_kl(policy_w, policy_l, reference
 
 
 @triton.jit
+def item_sigmoid_norm_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sigmoid_norm_f_divergence_type_forward_kl(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_sigmoid_norm_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = -beta
     v1 = policy_w - reference_w
@@ -1254,6 +1443,11 @@ def head_sigmoid_norm_f_divergence_type_js_divergence(policy_w, policy_l, refere
     v24 = sigmoid(v23)
     v25 = v22 * v24
     return v13, v25, v21
+
+
+@triton.jit
+def item_sigmoid_norm_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sigmoid_norm_f_divergence_type_js_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -1298,6 +1492,11 @@ def head_sigmoid_norm_f_divergence_type_alpha_divergence(policy_w, policy_l, ref
 
 
 @triton.jit
+def item_sigmoid_norm_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sigmoid_norm_f_divergence_type_alpha_divergence(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
+
+
+@triton.jit
 def head_nca_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = policy_w - reference_w
     v1 = beta * v0
@@ -1330,6 +1529,11 @@ def head_nca_pair(policy_w, policy_l, reference_w, reference_l, length_w, length
 
 
 @triton.jit
+def item_nca_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_nca_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_bco_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = -beta
     v1 = policy_w - reference_w
@@ -1351,6 +1555,11 @@ def head_bco_pair(policy_w, policy_l, reference_w, reference_l, length_w, length
 
 
 @triton.jit
+def item_bco_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_bco_pair(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_apo_zero(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = -beta
     v1 = policy_w - reference_w
@@ -1367,6 +1576,11 @@ def head_apo_zero(policy_w, policy_l, reference_w, reference_l, length_w, length
     v12 = v3 * v11
     v13 = v12 * v0
     return v7, v13, v10
+
+
+@triton.jit
+def item_apo_zero(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_apo_zero(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -1392,6 +1606,11 @@ def head_apo_down(policy_w, policy_l, reference_w, reference_l, length_w, length
 
 
 @triton.jit
+def item_apo_down(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_apo_down(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
+
+
+@triton.jit
 def head_sppo_hard(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta):
     v0 = beta * 2.0
     v1 = 1.0 / v0
@@ -1405,6 +1624,11 @@ def head_sppo_hard(policy_w, policy_l, reference_w, reference_l, length_w, lengt
     v9 = v6 * 2.0
     v10 = v3 * 2.0
     return v8, v10, v9
+
+
+@triton.jit
+def item_sppo_hard(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sppo_hard(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0)
 
 
 @triton.jit
@@ -1430,6 +1654,11 @@ def head_sppo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, 
 
 
 @triton.jit
+def item_sppo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sppo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0)
+
+
+@triton.jit
 def head_dpop(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, dpop_lambda):
     v0 = policy_w - reference_w
     v1 = -beta
@@ -1452,6 +1681,11 @@ def head_dpop(policy_w, policy_l, reference_w, reference_l, length_w, length_l, 
     v19 = -v18
     v20 = v19 + v14
     return v11, v20, v15
+
+
+@triton.jit
+def item_dpop(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_dpop(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1)
 
 
 @triton.jit
@@ -1488,6 +1722,11 @@ def head_cpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, b
 
 
 @triton.jit
+def item_cpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_cpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1, h2, number)
+
+
+@triton.jit
 def head_cpo_loss_type_hinge(policy_w, policy_l, reference_w, reference_l, length_w, length_l, beta, cpo_alpha, mean_chosen_length):
     v0 = policy_w - policy_l
     v1 = beta * v0
@@ -1506,6 +1745,11 @@ def head_cpo_loss_type_hinge(policy_w, policy_l, reference_w, reference_l, lengt
     v14 = -v13
     v15 = v9 + v13
     return v7, v15, v14
+
+
+@triton.jit
+def item_cpo_loss_type_hinge(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_cpo_loss_type_hinge(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1, number)
 
 
 @triton.jit
@@ -1529,6 +1773,11 @@ def head_cpo_loss_type_ipo(policy_w, policy_l, reference_w, reference_l, length_
     v16 = v13 / length_w
     v17 = v12 + v16
     return v10, v17, v15
+
+
+@triton.jit
+def item_cpo_loss_type_ipo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_cpo_loss_type_ipo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1, number)
 
 
 @triton.jit
@@ -1567,6 +1816,11 @@ def head_simpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l,
     v32 = v29 / length_w
     v33 = v19 + v32
     return v17, v33, v31
+
+
+@triton.jit
+def item_simpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_simpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1, h2, h3, number)
 
 
 @triton.jit
@@ -1630,6 +1884,11 @@ def head_alphapo(policy_w, policy_l, reference_w, reference_l, length_w, length_
     v57 = v56 / length_w
     v58 = v30 + v57
     return v28, v58, v49
+
+
+@triton.jit
+def item_alphapo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_alphapo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, h1, h2, h3, h4, number)
 
 
 @triton.jit
@@ -1713,6 +1972,11 @@ def head_orpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, 
 
 
 @triton.jit
+def item_orpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_orpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, h0, number)
+
+
+@triton.jit
 def head_slic_hf(policy_w, policy_l, reference_w, reference_l, length_w, length_l, sft_logps_w, sft_logps_l, delta, lambda_coef):
     v0 = delta - policy_w
     v1 = v0 + policy_l
@@ -1723,6 +1987,11 @@ def head_slic_hf(policy_w, policy_l, reference_w, reference_l, length_w, length_
     v6 = tl.where(v5, 1.0, 0.0)
     v7 = -v6
     return v4, v7, v6
+
+
+@triton.jit
+def item_slic_hf(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_slic_hf(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1)
 
 
 @triton.jit
@@ -1750,6 +2019,11 @@ def head_xpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, f
     v21 = alpha * v0
     v22 = v17 + v21
     return v14, v22, v20
+
+
+@triton.jit
+def item_xpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_xpo(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1)
 
 
 @triton.jit
@@ -1782,6 +2056,11 @@ def head_kto(policy, reference, length, desirable, beta, desirable_weight, undes
 
 
 @triton.jit
+def item_kto(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_kto(policy, reference, length, x0, h0, h1, h2, number)
+
+
+@triton.jit
 def head_apo_zero_unpaired(policy, reference, length, desirable, beta, desirable_weight, undesirable_weight):
     v0 = desirable > 0.5
     v1 = policy - reference
@@ -1809,6 +2088,11 @@ def head_apo_zero_unpaired(policy, reference, length, desirable, beta, desirable
 
 
 @triton.jit
+def item_apo_zero_unpaired(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_apo_zero_unpaired(policy, reference, length, x0, h0, h1, h2)
+
+
+@triton.jit
 def head_bda(policy, reference, length, rewards, baseline, old_logps, beta):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -1825,6 +2109,11 @@ def head_bda(policy, reference, length, rewards, baseline, old_logps, beta):
     v12 = v9 * v11
     v13 = v10 + v12
     return v13, v9
+
+
+@triton.jit
+def item_bda(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_bda(policy, reference, length, x0, x1, x2, h0)
 
 
 @triton.jit
@@ -1854,6 +2143,11 @@ def head_bda_kl_k2(policy, reference, length, rewards, baseline, old_logps, beta
     v22 = -v21
     v23 = v11 + v22
     return v17, v23
+
+
+@triton.jit
+def item_bda_kl_k2(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_bda_kl_k2(policy, reference, length, x0, x1, x2, h0)
 
 
 @triton.jit
@@ -1899,6 +2193,11 @@ def head_bda_kl_k3(policy, reference, length, rewards, baseline, old_logps, beta
 
 
 @triton.jit
+def item_bda_kl_k3(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_bda_kl_k3(policy, reference, length, x0, x1, x2, h0)
+
+
+@triton.jit
 def head_bda_epsilon(policy, reference, length, rewards, baseline, old_logps, beta, epsilon):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -1928,6 +2227,11 @@ def head_bda_epsilon(policy, reference, length, rewards, baseline, old_logps, be
 
 
 @triton.jit
+def item_bda_epsilon(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_bda_epsilon(policy, reference, length, x0, x1, x2, h0, h1)
+
+
+@triton.jit
 def head_ra(policy, reference, length, rewards, log_z, beta):
     v0 = policy - reference
     v1 = v0 + log_z
@@ -1938,6 +2242,11 @@ def head_ra(policy, reference, length, rewards, log_z, beta):
     v6 = -v5
     v7 = v6 * beta
     return v4, v7
+
+
+@triton.jit
+def item_ra(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_ra(policy, reference, length, x0, x1, h0)
 
 
 @triton.jit
@@ -1955,6 +2264,11 @@ def head_dro_v(policy, reference, length, rewards, values, beta):
 
 
 @triton.jit
+def item_dro_v(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_dro_v(policy, reference, length, x0, x1, h0)
+
+
+@triton.jit
 def head_dro_v_drop_beta(policy, reference, length, rewards, values, beta):
     v0 = policy - reference
     v1 = beta * v0
@@ -1967,6 +2281,11 @@ def head_dro_v_drop_beta(policy, reference, length, rewards, values, beta):
     v8 = v6 + v6
     v9 = -v8
     return v7, v9
+
+
+@triton.jit
+def item_dro_v_drop_beta(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_dro_v_drop_beta(policy, reference, length, x0, x1, h0)
 
 
 @triton.jit
@@ -2000,6 +2319,11 @@ def head_qrpo(policy, reference, length, quantiles, beta):
 
 
 @triton.jit
+def item_qrpo(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_qrpo(policy, reference, length, x0, h0)
+
+
+@triton.jit
 def head_qrpo_loss_abs(policy, reference, length, quantiles, beta):
     v0 = quantiles - 1.0
     v1 = tl.log(beta)
@@ -2030,6 +2354,11 @@ def head_qrpo_loss_abs(policy, reference, length, quantiles, beta):
 
 
 @triton.jit
+def item_qrpo_loss_abs(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_qrpo_loss_abs(policy, reference, length, x0, h0)
+
+
+@triton.jit
 def head_astar_po(policy, reference, length, rewards, values, beta2):
     v0 = policy - reference
     v1 = beta2 * v0
@@ -2039,6 +2368,11 @@ def head_astar_po(policy, reference, length, rewards, values, beta2):
     v5 = v3 * 2.0
     v6 = v5 * beta2
     return v4, v6
+
+
+@triton.jit
+def item_astar_po(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_astar_po(policy, reference, length, x0, x1, h0)
 
 
 @triton.jit
@@ -2054,6 +2388,11 @@ def head_una(policy, reference, length, rewards, beta):
     v8 = v5 * v7
     v9 = v8 * beta
     return v4, v9
+
+
+@triton.jit
+def item_una(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_una(policy, reference, length, x0, h0)
 
 
 @triton.jit
@@ -2073,6 +2412,11 @@ def head_una_mode_binary(policy, reference, length, desirable, beta):
     v13 = v10 + v12
     v14 = v13 * beta
     return v7, v14
+
+
+@triton.jit
+def item_una_mode_binary(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_una_mode_binary(policy, reference, length, x0, h0)
 
 
 @triton.jit
@@ -2115,6 +2459,11 @@ def head_ppo(policy, reference, advantages, values, old_values, returns, old_log
     v35 = v33 & v34
     v36 = tl.where(v35, v32, 0.0)
     return v28, v36
+
+
+@triton.jit
+def item_ppo(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_ppo(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2)
 
 
 @triton.jit
@@ -2164,6 +2513,11 @@ def head_ppo_dual_clip(policy, reference, advantages, values, old_values, return
 
 
 @triton.jit
+def item_ppo_dual_clip(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_ppo_dual_clip(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3)
+
+
+@triton.jit
 def head_rloo(policy, reference, length, advantages, old_logps, epsilon):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2190,6 +2544,11 @@ def head_rloo(policy, reference, length, advantages, old_logps, epsilon):
     v22 = v20 & v21
     v23 = tl.where(v22, v19, 0.0)
     return v15, v23
+
+
+@triton.jit
+def item_rloo(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_rloo(policy, reference, length, x0, x1, h0)
 
 
 @triton.jit
@@ -2222,6 +2581,11 @@ def head_rloo_epsilon_high(policy, reference, length, advantages, old_logps, eps
 
 
 @triton.jit
+def item_rloo_epsilon_high(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_rloo_epsilon_high(policy, reference, length, x0, x1, h0, h1)
+
+
+@triton.jit
 def head_grpo(policy, reference, advantages, old_logps, epsilon):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2248,6 +2612,11 @@ def head_grpo(policy, reference, advantages, old_logps, epsilon):
     v22 = v20 & v21
     v23 = tl.where(v22, v19, 0.0)
     return v15, v23
+
+
+@triton.jit
+def item_grpo(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo(policy, reference, x0, x1, h0)
 
 
 @triton.jit
@@ -2309,6 +2678,11 @@ def head_grpo_kl(policy, reference, advantages, old_logps, beta, epsilon):
 
 
 @triton.jit
+def item_grpo_kl(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_kl(policy, reference, x0, x1, h0, h1)
+
+
+@triton.jit
 def head_grpo_epsilon_high(policy, reference, advantages, old_logps, epsilon, epsilon_high):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2335,6 +2709,11 @@ def head_grpo_epsilon_high(policy, reference, advantages, old_logps, epsilon, ep
     v22 = v20 & v21
     v23 = tl.where(v22, v19, 0.0)
     return v15, v23
+
+
+@triton.jit
+def item_grpo_epsilon_high(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_epsilon_high(policy, reference, x0, x1, h0, h1)
 
 
 @triton.jit
@@ -2371,6 +2750,11 @@ def head_grpo_delta(policy, reference, advantages, old_logps, epsilon, delta):
 
 
 @triton.jit
+def item_grpo_delta(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_delta(policy, reference, x0, x1, h0, h1)
+
+
+@triton.jit
 def head_grpo_dual_clip(policy, reference, advantages, old_logps, epsilon, dual_clip):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2401,6 +2785,11 @@ def head_grpo_dual_clip(policy, reference, advantages, old_logps, epsilon, dual_
     v26 = v24 & v25
     v27 = tl.where(v26, v23, 0.0)
     return v18, v27
+
+
+@triton.jit
+def item_grpo_dual_clip(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_dual_clip(policy, reference, x0, x1, h0, h1)
 
 
 @triton.jit
@@ -2439,6 +2828,11 @@ def head_grpo_kl_kl_estimator_k1(policy, reference, advantages, old_logps, beta,
     v32 = tl.where(v31, v28, 0.0)
     v33 = v22 + v32
     return v20, v33
+
+
+@triton.jit
+def item_grpo_kl_kl_estimator_k1(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_kl_kl_estimator_k1(policy, reference, x0, x1, h0, h1)
 
 
 @triton.jit
@@ -2481,6 +2875,11 @@ def head_grpo_kl_kl_estimator_k2(policy, reference, advantages, old_logps, beta,
     v35 = tl.where(v34, v31, 0.0)
     v36 = v27 + v35
     return v21, v36
+
+
+@triton.jit
+def item_grpo_kl_kl_estimator_k2(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_kl_kl_estimator_k2(policy, reference, x0, x1, h0, h1)
 
 
 @triton.jit
@@ -2535,6 +2934,11 @@ def head_grpo_kl_use_bias_correction_kl(policy, reference, advantages, old_logps
     v47 = tl.where(v46, v43, 0.0)
     v48 = v39 + v47
     return v25, v48
+
+
+@triton.jit
+def item_grpo_kl_use_bias_correction_kl(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_kl_use_bias_correction_kl(policy, reference, x0, x1, h0, h1)
 
 
 @triton.jit
@@ -2593,6 +2997,11 @@ def head_grpo_kl_epsilon_high(policy, reference, advantages, old_logps, beta, ep
     v51 = tl.where(v50, v47, 0.0)
     v52 = v42 + v51
     return v26, v52
+
+
+@triton.jit
+def item_grpo_kl_epsilon_high(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_kl_epsilon_high(policy, reference, x0, x1, h0, h1, h2)
 
 
 @triton.jit
@@ -2658,6 +3067,11 @@ def head_grpo_kl_delta(policy, reference, advantages, old_logps, beta, epsilon, 
 
 
 @triton.jit
+def item_grpo_kl_delta(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_kl_delta(policy, reference, x0, x1, h0, h1, h2)
+
+
+@triton.jit
 def head_grpo_kl_dual_clip(policy, reference, advantages, old_logps, beta, epsilon, dual_clip):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2720,6 +3134,11 @@ def head_grpo_kl_dual_clip(policy, reference, advantages, old_logps, beta, epsil
 
 
 @triton.jit
+def item_grpo_kl_dual_clip(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_grpo_kl_dual_clip(policy, reference, x0, x1, h0, h1, h2)
+
+
+@triton.jit
 def head_cispo(policy, reference, advantages, old_logps, epsilon_high):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2730,6 +3149,11 @@ def head_cispo(policy, reference, advantages, old_logps, epsilon_high):
     v6 = v5 * advantages
     v7 = v6 * policy
     return v7, v6
+
+
+@triton.jit
+def item_cispo(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_cispo(policy, reference, x0, x1, h0)
 
 
 @triton.jit
@@ -2780,6 +3204,11 @@ def head_cispo_kl(policy, reference, advantages, old_logps, beta, epsilon_high):
 
 
 @triton.jit
+def item_cispo_kl(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_cispo_kl(policy, reference, x0, x1, h0, h1)
+
+
+@triton.jit
 def head_cispo_kl_kl_estimator_k1(policy, reference, advantages, old_logps, beta, epsilon_high):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2807,6 +3236,11 @@ def head_cispo_kl_kl_estimator_k1(policy, reference, advantages, old_logps, beta
 
 
 @triton.jit
+def item_cispo_kl_kl_estimator_k1(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_cispo_kl_kl_estimator_k1(policy, reference, x0, x1, h0, h1)
+
+
+@triton.jit
 def head_cispo_kl_kl_estimator_k2(policy, reference, advantages, old_logps, beta, epsilon_high):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2830,6 +3264,11 @@ def head_cispo_kl_kl_estimator_k2(policy, reference, advantages, old_logps, beta
     v19 = -v18
     v20 = v19 + v6
     return v13, v20
+
+
+@triton.jit
+def item_cispo_kl_kl_estimator_k2(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_cispo_kl_kl_estimator_k2(policy, reference, x0, x1, h0, h1)
 
 
 @triton.jit
@@ -2871,6 +3310,11 @@ def head_cispo_kl_use_bias_correction_kl(policy, reference, advantages, old_logp
 
 
 @triton.jit
+def item_cispo_kl_use_bias_correction_kl(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_cispo_kl_use_bias_correction_kl(policy, reference, x0, x1, h0, h1)
+
+
+@triton.jit
 def head_sapo(policy, reference, advantages, old_logps, sapo_temperature_pos, sapo_temperature_neg):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2898,6 +3342,11 @@ def head_sapo(policy, reference, advantages, old_logps, sapo_temperature_pos, sa
     v23 = v21 & v22
     v24 = tl.where(v23, v20, 0.0)
     return v12, v24
+
+
+@triton.jit
+def item_sapo(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_sapo(policy, reference, x0, x1, h0, h1)
 
 
 @triton.jit
@@ -2960,6 +3409,11 @@ def head_sapo_kl(policy, reference, advantages, old_logps, beta, sapo_temperatur
 
 
 @triton.jit
+def item_sapo_kl(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_sapo_kl(policy, reference, x0, x1, h0, h1, h2)
+
+
+@triton.jit
 def head_sapo_kl_kl_estimator_k1(policy, reference, advantages, old_logps, beta, sapo_temperature_pos, sapo_temperature_neg):
     v0 = policy - old_logps
     v1 = tl.maximum(v0, -20.0)
@@ -2996,6 +3450,11 @@ def head_sapo_kl_kl_estimator_k1(policy, reference, advantages, old_logps, beta,
     v33 = tl.where(v32, v29, 0.0)
     v34 = v19 + v33
     return v17, v34
+
+
+@triton.jit
+def item_sapo_kl_kl_estimator_k1(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_sapo_kl_kl_estimator_k1(policy, reference, x0, x1, h0, h1, h2)
 
 
 @triton.jit
@@ -3039,6 +3498,11 @@ def head_sapo_kl_kl_estimator_k2(policy, reference, advantages, old_logps, beta,
     v36 = tl.where(v35, v32, 0.0)
     v37 = v24 + v36
     return v18, v37
+
+
+@triton.jit
+def item_sapo_kl_kl_estimator_k2(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_sapo_kl_kl_estimator_k2(policy, reference, x0, x1, h0, h1, h2)
 
 
 @triton.jit
@@ -3097,6 +3561,11 @@ def head_sapo_kl_use_bias_correction_kl(policy, reference, advantages, old_logps
 
 
 @triton.jit
+def item_sapo_kl_use_bias_correction_kl(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_sapo_kl_use_bias_correction_kl(policy, reference, x0, x1, h0, h1, h2)
+
+
+@triton.jit
 def head_nash_md(policy, reference, win_probs, beta):
     v0 = policy - reference
     v1 = beta * v0
@@ -3104,6 +3573,11 @@ def head_nash_md(policy, reference, win_probs, beta):
     v3 = v1 - v2
     v4 = v3 * policy
     return v4, v3
+
+
+@triton.jit
+def item_nash_md(policy, reference, x0, x1, x2, x3, x4, h0, h1, h2, h3, h4, number):
+    return head_nash_md(policy, reference, x0, h0)
 
 
 @triton.jit
@@ -3116,9 +3590,258 @@ def head_nll(policy, reference, length, mean_length):
 
 
 @triton.jit
+def item_nll(policy, reference, length, x0, x1, x2, h0, h1, h2, h3, h4, number):
+    return head_nll(policy, reference, length, number)
+
+
+@triton.jit
 def head_sft(policy_w, policy_l, reference_w, reference_l, length_w, length_l, mean_chosen_length):
     v0 = -policy_w
     v1 = v0 / mean_chosen_length
     v2 = 1.0 / mean_chosen_length
     v3 = -v2
     return v1, v3, 0.0
+
+
+@triton.jit
+def item_sft(policy_w, policy_l, reference_w, reference_l, length_w, length_l, x0_w, x0_l, h0, h1, h2, h3, h4, number):
+    return head_sft(policy_w, policy_l, reference_w, reference_l, length_w, length_l, number)
+
+
+HEADS = {
+    "sigmoid": Head(item_sigmoid, "pair", (), ('beta',), None),
+    "sigmoid_f_divergence_type_forward_kl": Head(item_sigmoid_f_divergence_type_forward_kl, "pair", (), ('beta',), None),
+    "sigmoid_f_divergence_type_js_divergence": Head(item_sigmoid_f_divergence_type_js_divergence, "pair", (), ('beta',), None),
+    "sigmoid_f_divergence_type_alpha_divergence": Head(item_sigmoid_f_divergence_type_alpha_divergence, "pair", (), ('beta', 'f_alpha_divergence_coef'), None),
+    "rpo_bwd_kl": Head(item_rpo_bwd_kl, "pair", ('rewards',), ('beta', 'gt_reward_scale'), None),
+    "rpo_sq": Head(item_rpo_sq, "pair", ('rewards',), ('beta', 'gt_reward_scale'), None),
+    "cdpo": Head(item_cdpo, "pair", (), ('beta', 'label_smoothing'), None),
+    "robust": Head(item_robust, "pair", (), ('beta', 'label_smoothing'), None),
+    "robust_f_divergence_type_forward_kl": Head(item_robust_f_divergence_type_forward_kl, "pair", (), ('beta', 'label_smoothing'), None),
+    "robust_f_divergence_type_js_divergence": Head(item_robust_f_divergence_type_js_divergence, "pair", (), ('beta', 'label_smoothing'), None),
+    "robust_f_divergence_type_alpha_divergence": Head(item_robust_f_divergence_type_alpha_divergence, "pair", (), ('beta', 'f_alpha_divergence_coef', 'label_smoothing'), None),
+    "hinge": Head(item_hinge, "pair", (), ('beta',), None),
+    "hinge_f_divergence_type_forward_kl": Head(item_hinge_f_divergence_type_forward_kl, "pair", (), ('beta',), None),
+    "hinge_f_divergence_type_js_divergence": Head(item_hinge_f_divergence_type_js_divergence, "pair", (), ('beta',), None),
+    "hinge_f_divergence_type_alpha_divergence": Head(item_hinge_f_divergence_type_alpha_divergence, "pair", (), ('beta', 'f_alpha_divergence_coef'), None),
+    "exo_pair": Head(item_exo_pair, "pair", (), ('beta', 'label_smoothing'), None),
+    "exo_pair_f_divergence_type_forward_kl": Head(item_exo_pair_f_divergence_type_forward_kl, "pair", (), ('beta', 'label_smoothing'), None),
+    "exo_pair_f_divergence_type_js_divergence": Head(item_exo_pair_f_divergence_type_js_divergence, "pair", (), ('beta', 'label_smoothing'), None),
+    "exo_pair_f_divergence_type_alpha_divergence": Head(item_exo_pair_f_divergence_type_alpha_divergence, "pair", (), ('beta', 'f_alpha_divergence_coef', 'label_smoothing'), None),
+    "discopop": Head(item_discopop, "pair", (), ('beta', 'discopop_tau'), None),
+    "discopop_f_divergence_type_forward_kl": Head(item_discopop_f_divergence_type_forward_kl, "pair", (), ('beta', 'discopop_tau'), None),
+    "discopop_f_divergence_type_js_divergence": Head(item_discopop_f_divergence_type_js_divergence, "pair", (), ('beta', 'discopop_tau'), None),
+    "discopop_f_divergence_type_alpha_divergence": Head(item_discopop_f_divergence_type_alpha_divergence, "pair", (), ('beta', 'f_alpha_divergence_coef', 'discopop_tau'), None),
+    "gpo_exponential": Head(item_gpo_exponential, "pair", (), ('beta',), None),
+    "gpo_squared": Head(item_gpo_squared, "pair", (), ('beta',), None),
+    "gpo_truncated_squared": Head(item_gpo_truncated_squared, "pair", (), ('beta',), None),
+    "gpo_savage": Head(item_gpo_savage, "pair", (), ('beta',), None),
+    "rpo_fwd_kl": Head(item_rpo_fwd_kl, "pair", ('rewards',), ('beta', 'gt_reward_scale'), None),
+    "r_dpo": Head(item_r_dpo, "pair", (), ('beta', 'alpha'), None),
+    "ipo": Head(item_ipo, "pair", (), ('beta',), None),
+    "ipo_f_divergence_type_forward_kl": Head(item_ipo_f_divergence_type_forward_kl, "pair", (), ('beta',), None),
+    "ipo_f_divergence_type_js_divergence": Head(item_ipo_f_divergence_type_js_divergence, "pair", (), ('beta',), None),
+    "ipo_f_divergence_type_alpha_divergence": Head(item_ipo_f_divergence_type_alpha_divergence, "pair", (), ('beta', 'f_alpha_divergence_coef'), None),
+    "ipo_sum": Head(item_ipo_sum, "pair", (), ('beta',), None),
+    "rebel": Head(item_rebel, "pair", ('rewards',), ('eta',), None),
+    "sigmoid_norm": Head(item_sigmoid_norm, "pair", (), ('beta',), None),
+    "sigmoid_norm_f_divergence_type_forward_kl": Head(item_sigmoid_norm_f_divergence_type_forward_kl, "pair", (), ('beta',), None),
+    "sigmoid_norm_f_divergence_type_js_divergence": Head(item_sigmoid_norm_f_divergence_type_js_divergence, "pair", (), ('beta',), None),
+    "sigmoid_norm_f_divergence_type_alpha_divergence": Head(item_sigmoid_norm_f_divergence_type_alpha_divergence, "pair", (), ('beta', 'f_alpha_divergence_coef'), None),
+    "nca_pair": Head(item_nca_pair, "pair", (), ('beta',), None),
+    "bco_pair": Head(item_bco_pair, "pair", (), ('beta',), None),
+    "apo_zero": Head(item_apo_zero, "pair", (), ('beta',), None),
+    "apo_down": Head(item_apo_down, "pair", (), ('beta',), None),
+    "sppo_hard": Head(item_sppo_hard, "pair", (), ('beta',), None),
+    "sppo": Head(item_sppo, "pair", ('win_probs',), ('beta',), None),
+    "dpop": Head(item_dpop, "pair", (), ('beta', 'dpop_lambda'), None),
+    "cpo": Head(item_cpo, "pair", (), ('beta', 'cpo_alpha', 'label_smoothing'), 'mean_chosen_length'),
+    "cpo_loss_type_hinge": Head(item_cpo_loss_type_hinge, "pair", (), ('beta', 'cpo_alpha'), 'mean_chosen_length'),
+    "cpo_loss_type_ipo": Head(item_cpo_loss_type_ipo, "pair", (), ('beta', 'cpo_alpha'), 'mean_chosen_length'),
+    "simpo": Head(item_simpo, "pair", (), ('beta', 'cpo_alpha', 'label_smoothing', 'simpo_gamma'), 'mean_chosen_length'),
+    "alphapo": Head(item_alphapo, "pair", (), ('beta', 'cpo_alpha', 'label_smoothing', 'simpo_gamma', 'alpha'), 'mean_chosen_length'),
+    "orpo": Head(item_orpo, "pair", (), ('beta',), 'mean_chosen_length'),
+    "slic_hf": Head(item_slic_hf, "pair", ('sft_logps',), ('delta', 'lambda_coef'), None),
+    "xpo": Head(item_xpo, "pair", ('from_reference',), ('beta', 'alpha'), None),
+    "kto": Head(item_kto, "sequence", ('desirable',), ('beta', 'desirable_weight', 'undesirable_weight'), 'mean_mismatched_log_ratio'),
+    "apo_zero_unpaired": Head(item_apo_zero_unpaired, "sequence", ('desirable',), ('beta', 'desirable_weight', 'undesirable_weight'), None),
+    "bda": Head(item_bda, "sequence", ('rewards', 'baseline', 'old_logps'), ('beta',), None),
+    "bda_kl_k2": Head(item_bda_kl_k2, "sequence", ('rewards', 'baseline', 'old_logps'), ('beta',), None),
+    "bda_kl_k3": Head(item_bda_kl_k3, "sequence", ('rewards', 'baseline', 'old_logps'), ('beta',), None),
+    "bda_epsilon": Head(item_bda_epsilon, "sequence", ('rewards', 'baseline', 'old_logps'), ('beta', 'epsilon'), None),
+    "ra": Head(item_ra, "sequence", ('rewards', 'log_z'), ('beta',), None),
+    "dro_v": Head(item_dro_v, "sequence", ('rewards', 'values'), ('beta',), None),
+    "dro_v_drop_beta": Head(item_dro_v_drop_beta, "sequence", ('rewards', 'values'), ('beta',), None),
+    "qrpo": Head(item_qrpo, "sequence", ('quantiles',), ('beta',), None),
+    "qrpo_loss_abs": Head(item_qrpo_loss_abs, "sequence", ('quantiles',), ('beta',), None),
+    "astar_po": Head(item_astar_po, "sequence", ('rewards', 'values'), ('beta2',), None),
+    "una": Head(item_una, "sequence", ('rewards',), ('beta',), None),
+    "una_mode_binary": Head(item_una_mode_binary, "sequence", ('desirable',), ('beta',), None),
+    "ppo": Head(item_ppo, "token", ('advantages', 'values', 'old_values', 'returns', 'old_logps'), ('cliprange', 'cliprange_value', 'vf_coef'), None),
+    "ppo_dual_clip": Head(item_ppo_dual_clip, "token", ('advantages', 'values', 'old_values', 'returns', 'old_logps'), ('cliprange', 'cliprange_value', 'vf_coef', 'dual_clip'), None),
+    "rloo": Head(item_rloo, "sequence", ('advantages', 'old_logps'), ('epsilon',), None),
+    "rloo_epsilon_high": Head(item_rloo_epsilon_high, "sequence", ('advantages', 'old_logps'), ('epsilon', 'epsilon_high'), None),
+    "grpo": Head(item_grpo, "token", ('advantages', 'old_logps'), ('epsilon',), None),
+    "grpo_kl": Head(item_grpo_kl, "token", ('advantages', 'old_logps'), ('beta', 'epsilon'), None),
+    "grpo_epsilon_high": Head(item_grpo_epsilon_high, "token", ('advantages', 'old_logps'), ('epsilon', 'epsilon_high'), None),
+    "grpo_delta": Head(item_grpo_delta, "token", ('advantages', 'old_logps'), ('epsilon', 'delta'), None),
+    "grpo_dual_clip": Head(item_grpo_dual_clip, "token", ('advantages', 'old_logps'), ('epsilon', 'dual_clip'), None),
+    "grpo_kl_kl_estimator_k1": Head(item_grpo_kl_kl_estimator_k1, "token", ('advantages', 'old_logps'), ('beta', 'epsilon'), None),
+    "grpo_kl_kl_estimator_k2": Head(item_grpo_kl_kl_estimator_k2, "token", ('advantages', 'old_logps'), ('beta', 'epsilon'), None),
+    "grpo_kl_use_bias_correction_kl": Head(item_grpo_kl_use_bias_correction_kl, "token", ('advantages', 'old_logps'), ('beta', 'epsilon'), None),
+    "grpo_kl_epsilon_high": Head(item_grpo_kl_epsilon_high, "token", ('advantages', 'old_logps'), ('beta', 'epsilon', 'epsilon_high'), None),
+    "grpo_kl_delta": Head(item_grpo_kl_delta, "token", ('advantages', 'old_logps'), ('beta', 'epsilon', 'delta'), None),
+    "grpo_kl_dual_clip": Head(item_grpo_kl_dual_clip, "token", ('advantages', 'old_logps'), ('beta', 'epsilon', 'dual_clip'), None),
+    "cispo": Head(item_cispo, "token", ('advantages', 'old_logps'), ('epsilon_high',), None),
+    "cispo_kl": Head(item_cispo_kl, "token", ('advantages', 'old_logps'), ('beta', 'epsilon_high'), None),
+    "cispo_kl_kl_estimator_k1": Head(item_cispo_kl_kl_estimator_k1, "token", ('advantages', 'old_logps'), ('beta', 'epsilon_high'), None),
+    "cispo_kl_kl_estimator_k2": Head(item_cispo_kl_kl_estimator_k2, "token", ('advantages', 'old_logps'), ('beta', 'epsilon_high'), None),
+    "cispo_kl_use_bias_correction_kl": Head(item_cispo_kl_use_bias_correction_kl, "token", ('advantages', 'old_logps'), ('beta', 'epsilon_high'), None),
+    "sapo": Head(item_sapo, "token", ('advantages', 'old_logps'), ('sapo_temperature_pos', 'sapo_temperature_neg'), None),
+    "sapo_kl": Head(item_sapo_kl, "token", ('advantages', 'old_logps'), ('beta', 'sapo_temperature_pos', 'sapo_temperature_neg'), None),
+    "sapo_kl_kl_estimator_k1": Head(item_sapo_kl_kl_estimator_k1, "token", ('advantages', 'old_logps'), ('beta', 'sapo_temperature_pos', 'sapo_temperature_neg'), None),
+    "sapo_kl_kl_estimator_k2": Head(item_sapo_kl_kl_estimator_k2, "token", ('advantages', 'old_logps'), ('beta', 'sapo_temperature_pos', 'sapo_temperature_neg'), None),
+    "sapo_kl_use_bias_correction_kl": Head(item_sapo_kl_use_bias_correction_kl, "token", ('advantages', 'old_logps'), ('beta', 'sapo_temperature_pos', 'sapo_temperature_neg'), None),
+    "nash_md": Head(item_nash_md, "token", ('win_probs',), ('beta',), None),
+    "nll": Head(item_nll, "sequence", (), (), 'mean_length'),
+    "sft": Head(item_sft, "pair", (), (), 'mean_chosen_length'),
+}
+
+NAMES = {
+    "sigmoid": "sigmoid",
+    "sigmoid_ld_alpha": "sigmoid",
+    "sigmoid_f_divergence_type_forward_kl": "sigmoid_f_divergence_type_forward_kl",
+    "sigmoid_f_divergence_type_js_divergence": "sigmoid_f_divergence_type_js_divergence",
+    "sigmoid_f_divergence_type_alpha_divergence": "sigmoid_f_divergence_type_alpha_divergence",
+    "rpo_bwd_kl": "rpo_bwd_kl",
+    "rpo_bwd_kl_ld_alpha": "rpo_bwd_kl",
+    "rpo_sq": "rpo_sq",
+    "rpo_sq_ld_alpha": "rpo_sq",
+    "cdpo": "cdpo",
+    "cdpo_ld_alpha": "cdpo",
+    "robust": "robust",
+    "robust_ld_alpha": "robust",
+    "robust_f_divergence_type_forward_kl": "robust_f_divergence_type_forward_kl",
+    "robust_f_divergence_type_js_divergence": "robust_f_divergence_type_js_divergence",
+    "robust_f_divergence_type_alpha_divergence": "robust_f_divergence_type_alpha_divergence",
+    "hinge": "hinge",
+    "hinge_ld_alpha": "hinge",
+    "hinge_f_divergence_type_forward_kl": "hinge_f_divergence_type_forward_kl",
+    "hinge_f_divergence_type_js_divergence": "hinge_f_divergence_type_js_divergence",
+    "hinge_f_divergence_type_alpha_divergence": "hinge_f_divergence_type_alpha_divergence",
+    "exo_pair": "exo_pair",
+    "exo_pair_ld_alpha": "exo_pair",
+    "exo_pair_f_divergence_type_forward_kl": "exo_pair_f_divergence_type_forward_kl",
+    "exo_pair_f_divergence_type_js_divergence": "exo_pair_f_divergence_type_js_divergence",
+    "exo_pair_f_divergence_type_alpha_divergence": "exo_pair_f_divergence_type_alpha_divergence",
+    "discopop": "discopop",
+    "discopop_ld_alpha": "discopop",
+    "discopop_f_divergence_type_forward_kl": "discopop_f_divergence_type_forward_kl",
+    "discopop_f_divergence_type_js_divergence": "discopop_f_divergence_type_js_divergence",
+    "discopop_f_divergence_type_alpha_divergence": "discopop_f_divergence_type_alpha_divergence",
+    "gpo_exponential": "gpo_exponential",
+    "gpo_exponential_ld_alpha": "gpo_exponential",
+    "gpo_squared": "gpo_squared",
+    "gpo_squared_ld_alpha": "gpo_squared",
+    "gpo_truncated_squared": "gpo_truncated_squared",
+    "gpo_truncated_squared_ld_alpha": "gpo_truncated_squared",
+    "gpo_savage": "gpo_savage",
+    "gpo_savage_ld_alpha": "gpo_savage",
+    "rpo_fwd_kl": "rpo_fwd_kl",
+    "rpo_fwd_kl_ld_alpha": "rpo_fwd_kl",
+    "r_dpo": "r_dpo",
+    "r_dpo_ld_alpha": "r_dpo",
+    "ipo": "ipo",
+    "ipo_ld_alpha": "ipo",
+    "ipo_f_divergence_type_forward_kl": "ipo_f_divergence_type_forward_kl",
+    "ipo_f_divergence_type_js_divergence": "ipo_f_divergence_type_js_divergence",
+    "ipo_f_divergence_type_alpha_divergence": "ipo_f_divergence_type_alpha_divergence",
+    "ipo_sum": "ipo_sum",
+    "ipo_sum_ld_alpha": "ipo_sum",
+    "rebel": "rebel",
+    "sigmoid_norm": "sigmoid_norm",
+    "sigmoid_norm_ld_alpha": "sigmoid_norm",
+    "sigmoid_norm_f_divergence_type_forward_kl": "sigmoid_norm_f_divergence_type_forward_kl",
+    "sigmoid_norm_f_divergence_type_js_divergence": "sigmoid_norm_f_divergence_type_js_divergence",
+    "sigmoid_norm_f_divergence_type_alpha_divergence": "sigmoid_norm_f_divergence_type_alpha_divergence",
+    "nca_pair": "nca_pair",
+    "nca_pair_ld_alpha": "nca_pair",
+    "bco_pair": "bco_pair",
+    "bco_pair_ld_alpha": "bco_pair",
+    "apo_zero": "apo_zero",
+    "apo_zero_ld_alpha": "apo_zero",
+    "apo_down": "apo_down",
+    "apo_down_ld_alpha": "apo_down",
+    "sppo_hard": "sppo_hard",
+    "sppo_hard_ld_alpha": "sppo_hard",
+    "sppo": "sppo",
+    "dpop": "dpop",
+    "cpo": "cpo",
+    "cpo_loss_type_hinge": "cpo_loss_type_hinge",
+    "cpo_loss_type_ipo": "cpo_loss_type_ipo",
+    "simpo": "simpo",
+    "alphapo": "alphapo",
+    "orpo": "orpo",
+    "slic_hf": "slic_hf",
+    "xpo": "xpo",
+    "kto": "kto",
+    "apo_zero_unpaired": "apo_zero_unpaired",
+    "bda": "bda",
+    "bda_kl_k2": "bda_kl_k2",
+    "bda_kl_k3": "bda_kl_k3",
+    "bda_epsilon": "bda_epsilon",
+    "ra": "ra",
+    "dro_v": "dro_v",
+    "dro_v_drop_beta": "dro_v_drop_beta",
+    "qrpo": "qrpo",
+    "qrpo_num_reference_samples": "qrpo",
+    "qrpo_loss_abs": "qrpo_loss_abs",
+    "astar_po": "astar_po",
+    "una": "una",
+    "una_binary_loss_square": "una",
+    "una_mode_binary": "una_mode_binary",
+    "ppo": "ppo",
+    "ppo_dual_clip": "ppo_dual_clip",
+    "rloo": "rloo",
+    "rloo_epsilon_high": "rloo_epsilon_high",
+    "grpo": "grpo",
+    "grpo_kl_estimator_k1": "grpo",
+    "grpo_kl_estimator_k2": "grpo",
+    "grpo_use_bias_correction_kl": "grpo",
+    "grpo_max_completion_length": "grpo",
+    "grpo_kl": "grpo_kl",
+    "grpo_kl_max_completion_length": "grpo_kl",
+    "grpo_epsilon_high": "grpo_epsilon_high",
+    "grpo_delta": "grpo_delta",
+    "grpo_dual_clip": "grpo_dual_clip",
+    "grpo_kl_kl_estimator_k1": "grpo_kl_kl_estimator_k1",
+    "grpo_kl_kl_estimator_k2": "grpo_kl_kl_estimator_k2",
+    "grpo_kl_use_bias_correction_kl": "grpo_kl_use_bias_correction_kl",
+    "grpo_kl_epsilon_high": "grpo_kl_epsilon_high",
+    "grpo_kl_delta": "grpo_kl_delta",
+    "grpo_kl_dual_clip": "grpo_kl_dual_clip",
+    "cispo": "cispo",
+    "cispo_kl_estimator_k1": "cispo",
+    "cispo_kl_estimator_k2": "cispo",
+    "cispo_use_bias_correction_kl": "cispo",
+    "cispo_max_completion_length": "cispo",
+    "cispo_kl": "cispo_kl",
+    "cispo_kl_max_completion_length": "cispo_kl",
+    "cispo_kl_kl_estimator_k1": "cispo_kl_kl_estimator_k1",
+    "cispo_kl_kl_estimator_k2": "cispo_kl_kl_estimator_k2",
+    "cispo_kl_use_bias_correction_kl": "cispo_kl_use_bias_correction_kl",
+    "sapo": "sapo",
+    "sapo_kl_estimator_k1": "sapo",
+    "sapo_kl_estimator_k2": "sapo",
+    "sapo_use_bias_correction_kl": "sapo",
+    "sapo_max_completion_length": "sapo",
+    "sapo_kl": "sapo_kl",
+    "sapo_kl_max_completion_length": "sapo_kl",
+    "sapo_kl_kl_estimator_k1": "sapo_kl_kl_estimator_k1",
+    "sapo_kl_kl_estimator_k2": "sapo_kl_kl_estimator_k2",
+    "sapo_kl_use_bias_correction_kl": "sapo_kl_use_bias_correction_kl",
+    "nash_md": "nash_md",
+    "nll": "nll",
+    "sft": "sft",
+    "sft_ld_alpha": "sft",
+}

@@ -3,7 +3,8 @@
     out[r, j] = (onehot[r] * 1[col0 + j == targets[r]] - softmax[r] * exp(z[r, j] - lse[r])) * dz/dx
 
 Inputs    ``logits [R, C]`` float32, bfloat16 or float16, contiguous rows at any row stride: vocabulary columns ``[col0, col0 + C)``
-          ``targets [R]`` int64, negative on ignored rows; ``lse``, ``onehot``, ``softmax``, optional ``row_scale`` ``[R]`` float32
+          ``targets [R]`` int64, negative on ignored rows; ``lse``, ``onehot``, ``softmax``, optional ``row_scale`` ``[R]`` float32;
+          optional ``gain`` of one float32 element, a factor on both coefficients that is known on the device only
 Output    ``out [R, C]`` in the dtype of ``logits``, contiguous rows at any row stride; may be ``logits`` itself
 Bytes     reads every logit once and writes every gradient once, + 20 bytes per row and block of columns. Rows that are ignored, or
           whose two coefficients are both 0, are written as zeros and not read
@@ -43,6 +44,7 @@ def _row_grad(
     lse_ptr,
     onehot_ptr,
     softmax_ptr,
+    gain_ptr,
     out_ptr,
     out_stride,
     columns,
@@ -62,6 +64,10 @@ def _row_grad(
     target = tl.load(targets_ptr + row)
     onehot = tl.load(onehot_ptr + row)
     softmax = tl.load(softmax_ptr + row)
+    if gain_ptr is not None:
+        gain = tl.load(gain_ptr)
+        onehot *= gain
+        softmax *= gain
     if (target < 0) | ((onehot == 0.0) & (softmax == 0.0)):
         tl.store(out_ptr + j, tl.zeros((BLOCK,), out_ptr.dtype.element_ty), mask=inside)
         return
@@ -104,6 +110,7 @@ def row_grad(
     scale: float = 1.0,
     cap: float | None = None,
     row_scale: Tensor | None = None,
+    gain: Tensor | None = None,
 ) -> None:
     """Launch over all of ``logits [R, C]``; writes ``out [R, C]``, which may be ``logits``. See the top of this file."""
     rows, columns = logits.shape
@@ -119,6 +126,7 @@ def row_grad(
             lse,
             onehot,
             softmax,
+            gain,
             out,
             out.stride(0),
             columns,

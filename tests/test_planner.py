@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fastpref.plan_costs import HeadProblem, Work
 from fastpref.planner import DEFAULT_BUDGET_BYTES, even_chunk, group_units, make_plan, plan_recompute
+from fastpref.tile_costs import TileCosts
 
 UNIT = 1024 * 576 * 49152
 """T * H * V."""
@@ -76,7 +77,7 @@ def test_the_cheapest_valid_plan_is_taken_and_the_others_are_explained():
 
 def test_few_flops_do_not_win_where_memory_decides():
     # A head so thin that making a logit again in the cache is cheaper than keeping it in memory.
-    plan = make_plan(problem(hidden=16, coupling="batch", itemsize=2, tiles=(1, 1)))
+    plan = make_plan(problem(hidden=16, coupling="batch", itemsize=2, tiles=TileCosts((1, 1))))
     assert plan.design == "D0"
     assert rejected(plan, "D3").seconds > plan.seconds
 
@@ -246,7 +247,7 @@ def test_more_of_anything_costs_more():
     for more in (Work(flops=1), Work(bytes_moved=1), Work(calls=1), Work(groups=1)):
         assert (base + more).seconds(problem()) > base.seconds(problem())
     assert base.seconds(problem(device="gpu")) < base.seconds(problem())
-    one, two = (base.seconds(problem(itemsize=2, tiles=(n, n))) for n in (1, 2))
+    one, two = (base.seconds(problem(itemsize=2, tiles=TileCosts((n, n)))) for n in (1, 2))
     assert one < two, "the tile kernels take more products for wider operands"
 
 
@@ -254,26 +255,26 @@ class TestTileKernels:
     """Logits never reach memory but for those that are kept."""
 
     def test_take_less_scratch_than_chunks_of_logits(self):
-        tiles, chunks = (make_plan(problem(itemsize=2, tiles=t), 1 << 30, "D0") for t in ((1, 1), None))
+        tiles, chunks = (make_plan(problem(itemsize=2, tiles=t), 1 << 30, "D0") for t in (TileCosts((1, 1)), None))
         assert tiles.flops == chunks.flops
         assert tiles.scratch_bytes < chunks.scratch_bytes
         assert tiles.bytes_moved < chunks.bytes_moved
 
     def test_keep_whole_blocks_of_rows(self):
-        plan = make_plan(problem(itemsize=2, tiles=(1, 1), coupling="batch"))
+        plan = make_plan(problem(itemsize=2, tiles=TileCosts((1, 1)), coupling="batch"))
         assert plan.design == "D3"
         assert 0 < plan.kept_rows < 1024
         assert plan.kept_rows % 32 == 0
 
     def test_keep_half_of_the_bytes_of_logits_where_no_softcap_is(self):
         kept = [
-            make_plan(problem(itemsize=2, tiles=(1, 1), softcap=softcap), 100 << 20, "D3").kept_rows
+            make_plan(problem(itemsize=2, tiles=TileCosts((1, 1)), softcap=softcap), 100 << 20, "D3").kept_rows
             for softcap in (False, True)
         ]
         assert kept[0] > 1.8 * kept[1] > 0
 
     def test_run_float16_like_any_other_dtype(self):
-        half = problem(itemsize=2, tiles=(2, 2), known_direction=True)
+        half = problem(itemsize=2, tiles=TileCosts((2, 2)), known_direction=True)
         assert make_plan(half, 512 << 20).design == "D1"
 
 

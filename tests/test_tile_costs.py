@@ -36,7 +36,7 @@ def test_they_are_those_of_the_kernels(head, dtypes, shape, chunk, row_block, fl
     kept = min(kept, rows)
     tiling = HeadTiling.of(chunk, row_block)
     sizes = head.sizes(*dtypes, shape, tiling, statistics=statistics, softcap=softcap, kept_rows=kept, **flags)
-    planes, threads = head.planes(*dtypes), torch.get_num_threads()
+    planes, threads = head.costs(*dtypes).planes, torch.get_num_threads()
     predicted = tile_costs.statistics_bytes(rows, vocab, width, planes, threads, all_statistics=statistics)
     assert predicted == sizes.statistics
     assert tile_costs.gradient_bytes(rows, vocab, width, planes, chunk, row_block, **flags) == sizes.gradients

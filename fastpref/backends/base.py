@@ -206,8 +206,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class Backend(Protocol):
-    """The contract. A backend may have a ``head`` beside it (:class:`fastpref.backends.cpu_head.CpuHead`) that runs a linear head over the
-    whole vocabulary in one call; without one, or where it does not take the operands, the row primitives run on chunks of logits.
+    """The contract. A backend may have a ``head`` beside it (:class:`fastpref.backends.head_engine.HeadEngine`) that runs a linear head over the
+    whole vocabulary in one call; without one, or where it does not take the operands, the row primitives run on chunks of logits. It may
+    have a ``stage`` (:class:`fastpref.backends.triton_stage.TritonStage`) that runs the whole of a loss from given logits.
 
     Callers guarantee validated input; a backend checks nothing that costs a synchronisation.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .._compile import constant
 from ..scratch import take
+from ..tile_costs import TileCosts
 from .base import LogitTransform, RowState
 
 PLANES = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
@@ -93,9 +94,14 @@ class CpuHead:
             torch.get_num_threads(),
         )
 
-    def planes(self, hidden: torch.dtype, weight: torch.dtype) -> tuple[int, int]:
-        """bf16 numbers per element of either operand."""
-        return PLANES[hidden], PLANES[weight]
+    def costs(self, hidden: torch.dtype, weight: torch.dtype) -> TileCosts:
+        """What operands of these dtypes take, with as many threads as torch has now."""
+        return TileCosts((PLANES[hidden], PLANES[weight]), torch.get_num_threads())
+
+    def unseen_flops(self, shape: tuple[int, int, int], again: int, products: int, left_out: int) -> int:
+        """All of them but those of the ``left_out`` blocks."""
+        rows, vocab, width = shape
+        return 2 * width * ((again + products * rows) * vocab - products * left_out * TILE_EDGE**2)
 
     def kept_bytes(
         self, hidden: torch.dtype, weight: torch.dtype, transform: LogitTransform, rows: int, vocab: int

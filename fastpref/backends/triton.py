@@ -23,7 +23,12 @@ def _options(transform: LogitTransform) -> dict[str, Any]:
 
 
 class TritonBackend:
-    """One launch per primitive (three for the statistics of a divergence), no host synchronisation, no atomics."""
+    """One launch per primitive, no host synchronisation, no atomics. Statistics of fewer rows than multiprocessors take two, those of a
+    divergence three or five.
+
+    Attributes:
+        stage: the whole of a loss from given logits.
+    """
 
     name = "triton"
 
@@ -36,6 +41,12 @@ class TritonBackend:
             ) from error
         from fastpref.kernels import row_grad, row_kl, row_stats, tiling
 
+        from .triton_head import TritonHead
+        from .triton_stage import TritonStage
+
+        self.head = TritonHead()
+        self.stage = TritonStage(_options)
+        self._multiprocessors = tiling.multiprocessors
         self._row_stats = row_stats.row_stats
         self._row_grad = row_grad.row_grad
         self._row_cross = row_kl.row_cross
@@ -62,7 +73,8 @@ class TritonBackend:
         self, logits: Tensor, targets: Tensor, state: RowState, *, col0: int, transform: LogitTransform
     ) -> None:
         """See the protocol."""
-        self._row_stats(logits, targets, **vars(state), col0=col0, **_options(transform))
+        count = self._multiprocessors(logits.device)
+        self._row_stats(logits, targets, **vars(state), col0=col0, multiprocessors=count, **_options(transform))
 
     def row_grad(
         self,

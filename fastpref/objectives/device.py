@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -51,6 +51,7 @@ class DeviceForm:
             :data:`~fastpref.objectives.batch.CALL_NUMBERS`) that it reads; the same for all items.
         steps: in order.
         outputs: the loss, then its derivative with respect to each log-prob of the policy.
+        variants: identifiers of the :func:`variants` that have this form, ``name`` first.
     """
 
     name: str
@@ -59,6 +60,19 @@ class DeviceForm:
     hyper: tuple[str, ...]
     steps: tuple[Step, ...]
     outputs: tuple[Operand, ...]
+    variants: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """Names of the inputs that are data, in order; of a pair those of the chosen sequence stand for both."""
+        suffix = "_w" if self.kind == "pair" else ""
+        found = (n.removesuffix(suffix) for n in self.inputs if n.endswith(suffix))
+        return tuple(n for n in found if n not in ("policy", "reference", "length"))
+
+    @property
+    def number(self) -> str | None:
+        """The number of the whole call that it reads, which is the last of ``hyper``."""
+        return self.hyper[-1] if self.hyper and self.hyper[-1] in CALL_NUMBERS else None
 
 
 class NoDeviceForm(ValueError):
@@ -189,7 +203,7 @@ def _choices(cls: type[Objective]) -> Iterator[tuple[str, list[Any]]]:
 
 def device_forms(entries: Mapping[str, Any]) -> tuple[list[DeviceForm], dict[str, str]]:
     """The device forms of :func:`variants`, equal ones once, and the reason for each objective that has none."""
-    forms: dict[Any, DeviceForm] = {}
+    forms: dict[Any, list[DeviceForm]] = {}
     reasons: dict[str, str] = {}
     for name, objective in variants(entries).items():
         try:
@@ -197,8 +211,45 @@ def device_forms(entries: Mapping[str, Any]) -> tuple[list[DeviceForm], dict[str
         except NoDeviceForm as reason:
             reasons[name] = str(reason)
             continue
-        forms.setdefault((form.kind, form.inputs, form.hyper, form.steps, form.outputs), form)
-    return list(forms.values()), reasons
+        forms.setdefault((form.kind, form.inputs, form.hyper, form.steps, form.outputs), []).append(form)
+    return [replace(same[0], variants=tuple(f.name for f in same)) for same in forms.values()], reasons
+
+
+_AGGREGATION = ("loss_aggregation", "max_completion_length")
+"""Options that are a matter of :meth:`~fastpref.objectives.base.TokenObjective.divisors`: the loss of a token does not depend on them."""
+
+
+def identify(objective: Objective, heads: Mapping[str, str]) -> str | None:
+    """The name of the head that computes an objective, or ``None``.
+
+    Args:
+        objective: of this package; others have no head, whatever they are called.
+        heads: name of a head by identifier of each of :func:`variants` that it computes.
+    """
+    cls = type(objective)
+    if not cls.__module__.startswith(__package__):
+        return None
+    label, base = cls.name, {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]  # a dataclass
+    if base.get("beta") == 0.0 and getattr(objective, "beta", 0.0) > 0.0:
+        label = f"{label}_kl"
+    plain = heads.get(label)
+    known = {name: [None, *values] for name, values in _choices(cls)}
+    found: set[str | None] = set()
+    for option, default in base.items():
+        value = getattr(objective, option)
+        real = option not in known and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value == default or real or option in _AGGREGATION:
+            continue
+        head = heads.get(f"{label}_{option}_{value}" if isinstance(value, str) else f"{label}_{option}")
+        if head != plain:  # an option that makes no other form does not enter the loss of an item
+            found.add(head)
+    if not found:
+        return plain
+    # Two options that each make another form have no head together. At 1 the alpha divergence is another formula, and near it a
+    # float32 coefficient loses the digits of its difference from 1.
+    alpha = getattr(objective, "f_divergence_type", "") == "alpha_divergence"
+    near = alpha and abs(getattr(objective, "f_alpha_divergence_coef", 0.5) - 1.0) < 0.01
+    return None if len(found) > 1 or near else found.pop()
 
 
 def _kind(objective: Objective) -> Kind:

@@ -121,6 +121,9 @@ def triton(forms: Sequence[DeviceForm]) -> str:
         "",
         f"{MADE} Inputs, then hyper-parameters, in the order of the arguments;",
         "``w`` is the chosen sequence of a pair, ``l`` the rejected one. Returns the loss, then its derivative with respect to each ``policy``.",
+        "",
+        "``item_*`` is the same with the arguments of every head of its kind: data ``x0`` and up, hyper-parameters ``h0`` and up, and the number of",
+        "the whole call. ``HEADS`` has them by name, ``NAMES`` the name of the head of every variant of an objective.",
         '"""',
         "",
         "# fmt: off",
@@ -128,14 +131,52 @@ def triton(forms: Sequence[DeviceForm]) -> str:
         "import triton",
         "import triton.language as tl",
         "",
+        "from .head import Head",
         "from .scalar import expm1, log1p, log_sigmoid, sigmoid, sign",
         "",
     ]
     for form in forms:
         lines += ["", "@triton.jit", f"def head_{form.name}({', '.join([*form.inputs, *form.hyper])}):"]
         lines += [f"    {s.name} = {_triton_expression(s)}" for s in form.steps]
-        lines += [f"    return {', '.join(_triton_operand(o) for o in form.outputs)}", ""]
+        lines += [f"    return {', '.join(_triton_operand(o) for o in form.outputs)}", "", *_triton_item(form)]
+    lines += ["", "HEADS = {"]
+    lines += [
+        f'    "{f.name}": Head(item_{f.name}, "{f.kind}", {f.data!r}, {f.hyper[: -1 if f.number else None]!r}, {f.number!r}),'
+        for f in forms
+    ]
+    lines += ["}", "", "NAMES = {"]
+    lines += [f'    "{variant}": "{f.name}",' for f in forms for variant in f.variants]
+    lines += ["}", ""]
     return "\n".join(lines)
+
+
+_DATA_SLOTS = {"pair": 1, "sequence": 3, "token": 5}
+_HYPER_SLOTS = 5
+
+
+def _triton_item(form: DeviceForm) -> list[str]:
+    """The head with the arguments of every head of its kind, those that it does not read among them."""
+    numbers = form.hyper[: -1 if form.number else None]
+    if len(form.data) > _DATA_SLOTS[form.kind] or len(numbers) > _HYPER_SLOTS:
+        raise ValueError(f"{form.name}: expected at most {_DATA_SLOTS[form.kind]} data and {_HYPER_SLOTS} numbers")
+    sides = ("_w", "_l") if form.kind == "pair" else ("",)
+    names = ("policy", "reference") if form.kind == "token" else ("policy", "reference", "length")
+    slots = [f"x{i}{side}" for i in range(_DATA_SLOTS[form.kind]) for side in sides]
+    given = [f"{name}{side}" for name in names for side in sides]
+    hyper = [f"h{i}" for i in range(_HYPER_SLOTS)]
+    called = [
+        *given,
+        *slots[: len(form.data) * len(sides)],
+        *hyper[: len(numbers)],
+        *(["number"] if form.number else []),
+    ]
+    return [
+        "",
+        "@triton.jit",
+        f"def item_{form.name}({', '.join([*given, *slots, *hyper, 'number'])}):",
+        f"    return head_{form.name}({', '.join(called)})",
+        "",
+    ]
 
 
 _TRITON_CALLS = {

@@ -1,0 +1,304 @@
+"""A whole loss from given logits as one differentiable operator, on a backend that has the stage for it.
+
+:func:`staging` says whether a call can be run so: the objective has a head, and the call gave nothing that the head does not know. Nothing
+here waits for the device, and where the call has neither data nor weights nothing runs on it but the stage's three launches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import backends
+from ._checks import row_contiguous
+from .backends.base import LogitTransform
+from .call import Call
+from .objectives.base import Objective, TokenObjective
+from .objectives.batch import CALL_NUMBERS
+from .objectives.device import identify
+from .packing import segment_sum, wide_dtype
+
+if TYPE_CHECKING:
+    from .backends.triton_stage import TritonStage
+
+_ABSENT = {"old_logps", "baseline"}
+"""Data that a head can do without: 0 in their place, or the policy's own log-probs, are the same loss."""
+
+_PER_SEQUENCE = {"advantages", "win_probs"}
+"""Data of a token head that may be given per sequence."""
+
+_SLOTS = 5
+
+
+@dataclass(frozen=True)
+class Staging:
+    """How a call is run by the stage.
+
+    Attributes:
+        head: its name.
+        hyper: its numbers.
+        data: names of its data.
+        kind: what an item is.
+        number: name of the call's number that it reads, or ``None``.
+    """
+
+    head: str
+    hyper: tuple[float, ...]
+    data: tuple[str, ...]
+    kind: str
+    number: str | None
+
+
+def stage_of(backend: str | None, device: torch.device, dtype: torch.dtype) -> TritonStage | None:
+    """The stage of the backend that takes these logits, if it has one."""
+    return getattr(backends.select(backend, device, dtype), "stage", None)
+
+
+def staging(objective: Objective, stage: TritonStage, given: Mapping[str, Tensor], weighted: bool) -> Staging | None:
+    """How the stage runs a call, or ``None``.
+
+    Args:
+        objective: what was asked for.
+        stage: of the backend.
+        given: the call's data by name.
+        weighted: whether the call has token weights of its own.
+    """
+    name = identify(objective, stage.names)
+    if name is None or objective.traits.stateful:
+        return None
+    head = stage.heads[name]
+    if any(data not in given and data not in _ABSENT for data in head.data):
+        return None
+    if any(given[data].requires_grad for data in head.data if data in given):  # a head has no derivative for them
+        return None
+    if head.kind != "token" and "num_items_in_batch" in given:
+        return None
+    # With weights the likelihood of a sequence is not the sum that enters its log-ratio.
+    if head.number == "mean_chosen_length" and (weighted or objective.weights_tokens):
+        return None
+    hyper = tuple(float(getattr(objective, option)) for option in head.hyper)
+    return Staging(name, hyper, head.data, head.kind, head.number)
+
+
+def staged_data(plan: Staging, call: Call) -> list[Tensor | None] | None:
+    """The head's data in its order, or ``None`` where their shapes are not what it takes."""
+    sequences, tokens = call.cu_seqlens.shape[0] - 1, call.active.shape[0]
+    found: list[Tensor | None] = []
+    for name in plan.data:
+        value = call.data.get(name)
+        if value is None:
+            found.append(None)
+            continue
+        if name == "old_logps" and plan.kind != "token" and value.shape[0] != sequences:
+            value = segment_sum(value, call.cu_seqlens)
+        elif name == "sft_logps":  # of a pair
+            value = torch.cat([value, value])
+        elif plan.kind == "token" and value.shape[0] != tokens and name not in _PER_SEQUENCE:
+            return None
+        if plan.kind != "token" and value.shape[0] != sequences:
+            return None
+        found.append(value.contiguous())
+    return found
+
+
+# --- the operator -------------------------------------------------------------------------------------------------------------
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The fields of :class:`fastpref.backends.triton_stage.Staged`."""
+
+
+@torch.library.custom_op("fastpref::logits_loss", mutates_args=())
+def _logits_loss(
+    logits: Tensor,
+    ref_logits: Tensor | None,
+    ref_logps: Tensor | None,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    weights: Tensor | None,
+    number: Tensor | None,
+    divisors: Tensor | None,
+    inv_temperature: Tensor | None,
+    x0: Tensor | None,
+    x1: Tensor | None,
+    x2: Tensor | None,
+    x3: Tensor | None,
+    x4: Tensor | None,
+    hyper: list[float],
+    head: str,
+    items: int,
+    ignore_index: int,
+    logit_scale: float,
+    softcap: float | None,
+    temperature: float,
+    inplace_backward: bool,
+    backend: str,
+) -> Outputs:
+    # inplace_backward is for the backward; items are for fake tensors.
+    stage: Any = stage_of(backend, logits.device, logits.dtype)
+    return stage.forward(
+        head,
+        hyper,
+        row_contiguous(logits),
+        None if ref_logits is None else row_contiguous(ref_logits),
+        targets,
+        cu_seqlens,
+        ignore_index=ignore_index,
+        transform=LogitTransform(logit_scale, softcap, temperature, inv_temperature),
+        data=(x0, x1, x2, x3, x4)[: len(stage.heads[head].data)],
+        ref_logps=ref_logps,
+        weights=weights,
+        number=number,
+        divisors=divisors,
+    )
+
+
+@_logits_loss.register_fake
+def _(logits: Tensor, ref_logits: Tensor | None, *args: Any) -> Outputs:
+    targets, cu_seqlens, items = args[1], args[2], args[14]
+
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=logits.device)
+
+    rows, sequences = targets.shape[0], cu_seqlens.shape[0] - 1
+    near = new(rows if ref_logits is not None else 0)
+    wide = {"dtype": torch.float64}
+    return new(), new(items, **wide), new(2, sequences, **wide), new(rows), new(rows), near, new(rows)
+
+
+@torch.library.custom_op("fastpref::logits_loss_backward", mutates_args=())
+def _logits_loss_backward(
+    logits: Tensor,
+    targets: Tensor,
+    inv_temperature: Tensor | None,
+    lse: Tensor,
+    coef: Tensor,
+    upstream: Tensor,
+    logit_scale: float,
+    softcap: float | None,
+    temperature: float,
+    backend: str,
+) -> Tensor:
+    stage: Any = stage_of(backend, logits.device, logits.dtype)
+    logits = row_contiguous(logits)
+    out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
+    stage.backward(logits, targets, lse, coef, upstream, out, transform)
+    return out
+
+
+@_logits_loss_backward.register_fake
+def _(logits: Tensor, *_: Any) -> Tensor:
+    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    ctx.options, ctx.inplace, ctx.backend = inputs[18:21], inputs[21], inputs[22]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(inputs[0], inputs[3], inputs[8], output[3], output[6])
+
+
+def _grad(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
+    logits, targets, inv_temperature, lse, coef = ctx.saved_tensors
+    if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
+        stage: Any = stage_of(ctx.backend, logits.device, logits.dtype)
+        grad = logits.detach()
+        stage.backward(
+            grad, targets, lse, coef, upstream, grad, LogitTransform(*ctx.options, inv_temperature=inv_temperature)
+        )
+        # A graph kept for a second backward then fails its version check, loudly.
+        torch.autograd.graph.increment_version(logits)
+    else:
+        grad = _logits_loss_backward(logits, targets, inv_temperature, lse, coef, upstream, *ctx.options, ctx.backend)
+    return grad, *([None] * 22)
+
+
+_logits_loss.register_autograd(_grad, setup_context=_setup)
+
+
+@dataclass(frozen=True)
+class StagedLoss:
+    """What the stage found: ``loss`` is differentiable; shapes as in :class:`fastpref.backends.triton_stage.Staged`."""
+
+    loss: Tensor
+    losses: Tensor
+    sums: Tensor
+    logps: Tensor
+    ref_logps: Tensor
+
+
+def run_staged(
+    plan: Staging,
+    logits: Tensor,
+    ref_logits: Tensor | None,
+    ref_logps: Tensor | None,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    transform: LogitTransform,
+    *,
+    call: Call | None,
+    data: list[Tensor | None],
+    ignore_index: int,
+    inplace_backward: bool,
+    backend: str | None,
+) -> StagedLoss:
+    """Run a call; ``call`` is needed where it has data, weights, a number or divisors."""
+    number, divisors, weights = None, None, None
+    if call is not None:
+        batch, weights = call.without_logps(), call.token_weights
+        if plan.number is not None:
+            number = CALL_NUMBERS[plan.number](batch).to(wide_dtype(logits.device)).reshape(1)
+        if isinstance(call.objective, TokenObjective):
+            divisors = call.objective.divisors(batch).contiguous()
+    sequences = cu_seqlens.shape[0] - 1
+    slots = [*data, *[None] * (_SLOTS - len(data))]
+    loss, losses, sums, _, logps, near, _ = _logits_loss(
+        logits,
+        ref_logits,
+        None if ref_logps is None else ref_logps.contiguous(),
+        targets.contiguous(),
+        cu_seqlens.to(logits.device).contiguous(),
+        weights,
+        number,
+        divisors,
+        transform.inv_temperature,
+        *slots,
+        list(plan.hyper),
+        plan.head,
+        sequences // 2 if plan.kind == "pair" else sequences,
+        ignore_index,
+        transform.logit_scale,
+        transform.softcap,
+        transform.temperature,
+        inplace_backward,
+        backend or "auto",
+    )
+    return StagedLoss(loss, losses, sums, logps, near)
+
+
+class LateMetrics(Mapping[str, Tensor]):
+    """Metrics that are computed when one of them is first looked at: what nobody logs costs no launch."""
+
+    def __init__(self, compute: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._compute = compute
+        self._found: dict[str, Tensor] | None = None
+
+    def _values(self) -> dict[str, Tensor]:
+        if self._found is None:
+            self._found = dict(self._compute())
+        return self._found
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._values()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values())
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+    def __repr__(self) -> str:
+        return repr(self._values())
