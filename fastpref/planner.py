@@ -364,8 +364,12 @@ def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str
         raise ValueError(f"budget_bytes: expected a number above 0, found {budget_bytes}")
     if design not in (None, *DESIGNS):
         raise ValueError(f"plan: expected one of {', '.join(map(repr, DESIGNS))}, found {design!r}")
-    if compiling():  # torch.compile takes plain values for constants, but not a HeadProblem
-        return _choose_constant(budget_bytes, design, **{name: getattr(problem, name) for name in _PROBLEM_FIELDS})
+    if compiling():  # torch.compile takes plain values and classes for constants, but not a HeadProblem
+        given = {name: getattr(problem, name) for name in _PROBLEM_FIELDS}
+        for name in ("tiles", "reference_tiles"):
+            if (costs := given[name]) is not None:
+                given[name] = (type(costs), tuple(getattr(costs, field) for field in type(costs).__match_args__))
+        return _choose_constant(budget_bytes, design, **given)
     return _choose(problem, budget_bytes, design)
 
 
@@ -374,6 +378,10 @@ _PROBLEM_FIELDS = tuple(field.name for field in fields(HeadProblem))
 
 @constant
 def _choose_constant(budget_bytes: int | None, design: str | None, **problem: Any) -> Plan:
+    for name in ("tiles", "reference_tiles"):
+        if problem[name] is not None:
+            costs, values = problem[name]
+            problem[name] = costs(*values)
     return _choose(HeadProblem(**problem), budget_bytes, design)
 
 

@@ -50,6 +50,11 @@ class HeadTiling:
         return cls(*(-(-n // TILE_EDGE) * TILE_EDGE for n in (chunk, row_block)))
 
 
+@constant
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
 class CpuHead:
     """Statistics and gradients of a whole linear head."""
 
@@ -96,7 +101,7 @@ class CpuHead:
 
     def costs(self, hidden: torch.dtype, weight: torch.dtype) -> TileCosts:
         """What operands of these dtypes take, with as many threads as torch has now."""
-        return TileCosts((PLANES[hidden], PLANES[weight]), torch.get_num_threads())
+        return TileCosts((PLANES[hidden], PLANES[weight]), _threads())
 
     def unseen_flops(self, shape: tuple[int, int, int], again: int, products: int, left_out: int) -> int:
         """All of them but those of the ``left_out`` blocks."""
