@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 RESOURCES = Path(__file__).with_name("ahead_of_time.json")
@@ -88,13 +89,22 @@ DEVICES: dict[str, Device] = {
 }  # fmt: skip
 
 
+@cache
+def _report(path: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """Kernel -> target -> resources."""
+    return json.loads(path.read_text())["kernels"] if path.exists() else {}
+
+
 def resident_warps(device: Device, kernel: str, path: Path = RESOURCES) -> int:
     """Warps of that kernel per multiprocessor at the same time, from the report of the compilers, or the documented default."""
-    if path.exists():
-        found = json.loads(path.read_text())["kernels"].get(kernel, {}).get(device.target)
-        if found is not None:
-            return int(found["resident_warps"])
-    return DEFAULT_RESIDENT_WARPS[device.vendor]
+    found = _report(path).get(kernel, {}).get(device.target)
+    return DEFAULT_RESIDENT_WARPS[device.vendor] if found is None else found["resident_warps"]
+
+
+def resident_programs(device: Device, kernel: str, path: Path = RESOURCES) -> int:
+    """The same in programs, for tile kernels; 1 where the report has nothing."""
+    found = _report(path).get(kernel, {}).get(device.target)
+    return 1 if found is None else max(1, found["resident_warps"] // found["warps"])
 
 
 def bandwidth_share(device: Device, warps: int) -> float:

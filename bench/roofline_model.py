@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from roofline_devices import Device, bandwidth_share, resident_warps
+from roofline_devices import Device, bandwidth_share, resident_programs, resident_warps
 
 Unit = Literal["gemm", "tile", "stream"]
 """A GEMM of the vendor's library; a Triton GEMM with an epilogue over its tile of logits; a kernel that streams rows or elements."""
@@ -21,7 +21,7 @@ VECTOR_FLOPS_PER_LOGIT = 12
 """Of a softmax and its sum, or a gradient: scale, subtract, exponential, add, compare, convert."""
 
 TILE_ROWS, TILE_SEGMENTS = 128, 128
-"""Programs of a tile kernel: this many rows each, and the vocabulary in so many segments; one program per multiprocessor at a time."""
+"""Programs of a tile kernel: this many rows each, and the vocabulary in so many segments."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Phase:
     def seconds(self, device: Device, a: Assumptions) -> float:
         efficiency = a.gemm
         if self.unit == "tile":
-            efficiency *= (a.locked_tile if self.locked else a.tile) * full_waves(device, self.rows)
+            efficiency *= (a.locked_tile if self.locked else a.tile) * full_waves(device, self.rows, self.kernel)
         arithmetic = self.flops / (efficiency * device.tensor_flops)
         arithmetic += self.logits * VECTOR_FLOPS_PER_LOGIT / (a.vector * device.vector_flops)
         share = a.stream
@@ -87,12 +87,13 @@ class Phase:
         return max(arithmetic, self.nbytes / (share * device.bandwidth))
 
 
-def full_waves(device: Device, rows: int) -> float:
+def full_waves(device: Device, rows: int, kernel: str = "") -> float:
     """Share of the multiprocessors that work, on average over the waves of a tile kernel's programs."""
     if rows == 0:
         return 1.0
     programs = -(-rows // TILE_ROWS) * TILE_SEGMENTS
-    return programs / (-(-programs // device.multiprocessors) * device.multiprocessors)
+    together = device.multiprocessors * resident_programs(device, kernel)
+    return programs / (-(-programs // together) * together)
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,25 @@
 """This package's plans as phases of the roofline model: FLOPs, bytes and scratch are the planner's own (``fastpref.plan_costs``).
 
 Two forms of each plan. ``chunked`` makes chunks of float32 logits by the library's GEMMs, which the row kernels read and overwrite: what runs where
-there is no kernel for the whole head. ``fused`` makes logits in the registers of a tile kernel: only the 16-bit gradients of a chunk, and
-what a plan keeps, go to memory.
+there is no kernel for the whole head. ``fused`` makes logits in the registers of tile kernels (``fastpref.backends.triton_head``): only the
+16-bit gradients of a chunk, and what a plan keeps, go to memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch
 from roofline_model import Phase, Step, streams
 
+from fastpref.backends.triton_costs import TritonHeadCosts
 from fastpref.plan_costs import (
-    ROW_BYTES,
     HeadProblem,
     Work,
     ceil_div,
     forward_work,
     grouped_work,
     product_work,
-    recompute_work,
 )
 from fastpref.planner import Plan, make_plan
 
@@ -29,11 +29,11 @@ BUDGET_BYTES = 8 << 30
 STATS_PASSES, GRADIENT_PASSES = 1, 2
 """Bytes that the row kernels move, in passes over the logits: one read; one read and one write. Counted in the interpreter by a test."""
 
-KEPT_BYTES = 2 + 4 / 64
-"""Of a logit that the fused form keeps: a 16-bit exponential, and a float32 reference for each 64 of them."""
+ENGINE = TritonHeadCosts(torch.bfloat16, torch.bfloat16)
+"""What the tile kernels tell the planner of themselves."""
 
-SEGMENTS = 128
-"""Parts of the vocabulary whose row statistics the fused form merges: 8 bytes each per row."""
+STATISTICS, GRADIENT = "linear_stats, bfloat16, plain", "linear_grad, bfloat16, plain"
+"""The tile kernels, in the report of the compilers."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Head:
         return (models + 1) * (self.weight_bytes + self.row_bytes)
 
 
-def problem(head: Head) -> HeadProblem:
-    """The planner's view."""
+def problem(head: Head, engine: TritonHeadCosts | None = None) -> HeadProblem:
+    """The planner's view; ``engine`` makes the logits, both models', or GEMMs of chunks do."""
     return HeadProblem(
         rows=head.rows,
         vocab=head.vocab,
@@ -90,6 +90,8 @@ def problem(head: Head) -> HeadProblem:
         narrow_reference=not head.precomputed,
         known_direction=True,
         device="gpu",
+        tiles=engine,
+        reference_tiles=None if head.precomputed else engine,
     )
 
 
@@ -115,17 +117,15 @@ def _less(total: Work, *parts: Work) -> Work:
 
 
 def _parts(p: HeadProblem, made: Plan) -> Parts:
-    """Of a plan of chunked GEMMs, on its own problem or with logits that do not go to memory."""
     chunks = ceil_div(p.vocab, made.vocab_chunk)
     if made.design in ("D0", "D3"):
         products = product_work(p, p.rows, chunks, ceil_div(p.rows, made.row_block))
         sweep = forward_work(p, chunks, made.row_block, made.kept_rows)
-        total = recompute_work(p, chunks, made.row_block, made.kept_rows)
-        return Parts(sweep, products, _less(total, sweep, products))
-    row_blocks = _row_blocks(p, made)
-    both, products = grouped_work(p, chunks, row_blocks), product_work(p, p.rows, chunks, len(row_blocks))
-    planned = grouped_work(replace(p, tiles=None), chunks, row_blocks)
-    return Parts(_less(both, products), products, _less(Work(made.flops, made.bytes_moved), planned))
+    else:
+        row_blocks = _row_blocks(p, made)
+        products = product_work(p, p.rows, chunks, len(row_blocks))
+        sweep = _less(grouped_work(p, chunks, row_blocks), products)
+    return Parts(sweep, products, _less(Work(made.flops, made.bytes_moved), sweep, products))
 
 
 def _swept(head: Head) -> int:
@@ -153,35 +153,23 @@ def chunked(head: Head, design: str) -> Step:
 
 
 def fused(head: Head, design: str) -> Step:
-    """Tile kernels with the statistics or the gradient as their epilogue; dX and dW by library GEMMs. Cut into blocks as the chunked form is.
+    """Tile kernels with the statistics or the gradient as their epilogue; dX and dW by library GEMMs.
 
-    Raises ``ValueError`` where the planner has no plan of that design.
+    Moves the plan's bytes, and in D1 and D2 what is kept, which the planner counts where it outlives a call. Raises ``ValueError`` where
+    the planner has no plan of that design.
     """
-    made = make_plan(problem(head), BUDGET_BYTES, design)
-    p = replace(
-        problem(head), tiles=(1, 1)
-    )  # the planner's name for logits that stay in registers: none goes to memory
+    p = problem(head, ENGINE)
+    made = make_plan(p, BUDGET_BYTES, design)
     parts = _parts(p, made)
-    remade = parts.rest.flops // (2 * p.hidden)
+    operand, remade = ENGINE.logit_bytes, parts.rest.flops // (2 * p.hidden)
     kept = head.logits - remade
-    operands = p.products * p.itemsize * head.logits
+    keeping = ENGINE.kept_bytes(kept // p.vocab, p.vocab)
+    counted = 2 * keeping if made.design == "D3" else 0
+    rest = parts.products.bytes_moved + parts.rest.bytes_moved - counted - operand * head.logits
     phases = [
-        Phase("statistics", "tile", parts.sweep.flops, parts.sweep.bytes_moved + KEPT_BYTES * kept, _swept(head), head.rows),
-        Phase("gradient of what was kept", "stream", 0, (KEPT_BYTES + p.itemsize) * kept, kept),
-        Phase("gradient of logits made again", "tile", parts.rest.flops, p.itemsize * remade, remade, head.rows),
-        Phase("dX, dW", "gemm", parts.products.flops, parts.products.bytes_moved + parts.rest.bytes_moved + operands),
+        Phase("statistics", "tile", parts.sweep.flops, parts.sweep.bytes_moved + keeping, _swept(head), head.rows, kernel=STATISTICS),
+        Phase("gradient of what was kept", "stream", 0, keeping + operand * kept, kept),
+        Phase("gradient of logits made again", "tile", parts.rest.flops, operand * remade, remade, head.rows, kernel=GRADIENT),
+        Phase("dX, dW", "gemm", parts.products.flops, rest),
     ]  # fmt: skip
-    return Step(tuple(phases), _fused_scratch(head, p, made), head.inputs_bytes)
-
-
-def _fused_scratch(head: Head, p: HeadProblem, made: Plan) -> float:
-    """Statistics by segment, a chunk of 16-bit gradients, dX in float32, scaled hidden states, what is kept, and sums of dW."""
-    units = made.design in ("D1", "D2")
-    held = max(_row_blocks(p, made)) if units else head.rows
-    scratch = head.rows * ROW_BYTES + 8 * SEGMENTS * held
-    scratch += held * (made.vocab_chunk * p.itemsize + head.hidden * (p.accumulator_bytes + p.itemsize))
-    scratch += (held if units else made.kept_rows) * head.vocab * KEPT_BYTES
-    if made.float32_weight_gradient:
-        sums = 2 if made.design == "D2" and head.pairs > 1 else 1
-        scratch += sums * head.vocab * head.hidden * p.accumulator_bytes
-    return scratch
+    return Step(tuple(phases), made.scratch_bytes, head.inputs_bytes)

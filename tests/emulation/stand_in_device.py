@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -27,6 +28,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_map_only
 
 DEVICE = torch.device("cuda", 0)
+PROPERTIES = SimpleNamespace(name="stand-in", multi_processor_count=132)
 
 _aten = torch.ops.aten
 _READS = {
@@ -74,6 +76,8 @@ class DeviceTensor(torch.Tensor):
         if func.namespace == "fastpref":  # its kernel sees the device too
             with torch._C._EnableTorchFunction(), _Functions():  # torch switches the mode off around an operator
                 return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
+        if (made_of_others := func.decompose(*args, **kwargs)) is not NotImplemented:
+            return made_of_others
         packet = func.overloadpacket
         boolean_index = packet in (_aten.index, _aten.index_put, _aten.index_put_) and any(
             i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
@@ -149,6 +153,7 @@ def stand_in_device() -> Iterator[StandInDevice]:
     with (
         mock.patch.object(interpreter.GridExecutor, "__call__", on_numbers),
         mock.patch.object(torch.cuda, "device_of", return_value=nullcontext()),
+        mock.patch.object(torch.cuda, "get_device_properties", return_value=PROPERTIES),
         _Functions(),
     ):
         yield StandInDevice()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import pytest
 import torch
@@ -26,10 +29,30 @@ FAR = 2**31
 """Elements: what a 32-bit offset cannot reach."""
 
 
+@contextmanager
+def leaving_no_cycles() -> Iterator[None]:
+    """The interpreter leaves a launch's tensors in reference cycles: collect them, as a real launch leaves none."""
+    from triton.runtime import interpreter
+
+    launch = interpreter.GridExecutor.__call__
+
+    def then_collect(self: object, *args: object, **kwargs: object) -> None:
+        launch(self, *args, **kwargs)
+        gc.collect()
+
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked at each time
+    try:
+        with mock.patch.object(interpreter.GridExecutor, "__call__", then_collect):
+            yield
+    finally:
+        gc.unfreeze()
+
+
 def peak_of(device, run: Callable[[], object]) -> int:
     """Bytes allocated at most while ``run`` runs, above those before."""
     if not device.on_gpu:
-        with work.count_gemm() as count:
+        with leaving_no_cycles(), work.count_gemm() as count:
             run()
         return count.peak_bytes
     torch.cuda.synchronize()
@@ -42,8 +65,8 @@ def peak_of(device, run: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
 def test_peak_memory_is_what_the_plan_says(device, plan):
-    lengths = device.pick([500, 300, 400, 600], [40, 33, 20, 41])
-    hidden, vocab = device.pick((512, 50257), (32, 2500))
+    lengths = device.pick([500, 300, 400, 600], [10, 7, 8, 5])
+    hidden, vocab = device.pick((512, 50257), (32, 1500))
     p = on(oracle.make_problem(torch.bfloat16, lengths, hidden, vocab, ignored=0.0), device.torch)
     plans = []
 
@@ -55,8 +78,9 @@ def test_peak_memory_is_what_the_plan_says(device, plan):
         out.loss.backward()
         plans.append(out.plan)
 
-    run()  # kernels are compiled, and libraries have their workspaces
-    p.hidden.grad = p.weight.grad = p.bias.grad = None
+    if device.on_gpu:
+        run()  # kernels are compiled, and libraries have their workspaces
+        p.hidden.grad = p.weight.grad = p.bias.grad = None
     gradients = sum(t.numel() * t.element_size() for t in (p.hidden, p.weight, p.bias))
     peak = peak_of(device, run)
     assert peak <= plans[-1].scratch_bytes + gradients + device.pick(GPU_SLACK_BYTES, SLACK_BYTES), plans[-1]
