@@ -21,7 +21,12 @@ from markup import arguments, code, inline, table
 DOCS = Path(__file__).parent
 
 API = {
-    "Losses": ["fastpref.linear_preference_loss", "fastpref.preference_loss", "fastpref.PreferenceOutput"],
+    "Losses": [
+        "fastpref.linear_preference_loss",
+        "fastpref.logits_preference_loss",
+        "fastpref.preference_loss",
+        "fastpref.PreferenceOutput",
+    ],
     "Token log-probabilities": ["fastpref.logprobs", "fastpref.linear_logprobs", "fastpref.TokenLogProbs"],
     "Divergences over the vocabulary": ["fastpref.token_kl", "fastpref.linear_token_kl", "fastpref.TokenKL"],
     "Objectives": [

@@ -197,11 +197,14 @@ def _(logits: Tensor, *_: Any) -> Tensor:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
     ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend = inputs[18:]
+    ctx.set_materialize_grads(False)  # autograd would fill zeros for every other output
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(inputs[0], inputs[3], inputs[8], output[3], output[6])
 
 
-def _grad(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
+def _grad(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if upstream is None:
+        return (None,) * 23
     logits, targets, inv_temperature, lse, coef = ctx.saved_tensors
     if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
         stage: Any = stage_of(ctx.backend, logits.device, logits.dtype)

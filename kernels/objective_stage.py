@@ -7,7 +7,8 @@ Inputs    ``m, s [sides, parts, T]``, ``zt [sides, T]`` float32 of ``row_stats.r
           ``number``: one element, the number of the whole call that the head reads; ``divisors [K]``, for a token head
 Outputs   ``loss`` (one element), ``coef [T]``, ``lse [T]``, ``logps [T]`` (and ``ref_logps [T]`` of a reference with logits) float32, 0 on ignored rows;
           ``losses [items]``, ``sums [2, K]`` float64: of policy and reference
-Bytes     per token and side 8 bytes of each part and 4, 8 + 4 of targets and coefficient, 8 of the log-probs; O(T), no logit
+Bytes     per token 8 of the partials of each part and 4 of ``zt``, for each side; 8 of its target, which a head of sequences reads twice;
+          writes 12, and 4 more of a reference with logits. O(T): no logit is read here
 Values    A token's log-prob is float32, ``(zt - m) - log s``. Sums, the head and the mean are float64: with K numbers this costs nothing, and
           margins are small differences of large sums. Where policy and reference hold the same numbers a margin is exactly 0
 Limits    ``T < 2^31``; a head of ``objective_heads``, given as a constexpr. Boundaries outside of the rows are never followed

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastpref
 from fastpref.backends import load
@@ -273,6 +274,46 @@ def test_without_a_gradient_there_is_no_third_launch() -> None:
         out = fastpref.logits_preference_loss("sigmoid", policy, targets, CU, reference=reference, backend="triton")
     assert len(launches) == 2
     assert not out.loss.requires_grad
+
+
+class Recorder(TorchDispatchMode):
+    """Names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("form", ["logits", "tokens", "sequences"])
+@pytest.mark.parametrize("name", ["sigmoid", "ipo"])
+def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, form) -> None:
+    """As on a GPU: beside the three launches only memory is asked for, and views are taken."""
+    for module in ("logits_loss", "_checks", "arguments"):
+        monkeypatch.setattr(f"fastpref.{module}.may_synchronise", lambda device: False)
+    policy, reference, targets = draw()
+    known = {"logits": reference, "tokens": fastpref.logprobs(reference, targets).logps}
+    known["sequences"] = fastpref.packing.segment_sum(known["tokens"], CU)
+    expected = fastpref.logits_preference_loss(name, policy, targets, CU, reference=known[form], backend="eager")
+    leaf = policy.clone().requires_grad_()
+    upstream = torch.ones(())
+    with watch() as launches, Recorder() as ran:
+        out = fastpref.logits_preference_loss(name, leaf, targets, CU, reference=known[form], backend="triton")
+        (grad,) = torch.autograd.grad(out.loss, leaf, upstream)
+    assert [launch.kernel for launch in launches] == ["_row_stats", "_sequence_objective", "_row_grad"]
+    free = {"fastpref::logits_loss", "fastpref::logits_loss_backward", "aten.empty", "aten.empty_like", "aten.detach"}
+    free |= {"aten.select", "aten.alias", "aten.view", "fastpref.logits_loss", "fastpref.logits_loss_backward"}
+    assert {name.removesuffix(".default").split(".memory_format")[0].split(".int")[0] for name in ran.names} <= free
+    torch.testing.assert_close(out.loss, expected.loss, rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(
+        out.metrics["rewards/margins"], expected.metrics["rewards/margins"], rtol=1e-5, atol=1e-6
+    )
+    assert grad.isfinite().all()
+    with pytest.raises(ValueError, match="even number of sequences"):
+        fastpref.logits_preference_loss(name, leaf, targets, CU[:-1], reference=reference, backend="triton")
 
 
 def test_operators() -> None:
