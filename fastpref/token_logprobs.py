@@ -730,7 +730,8 @@ def linear_logprobs(  # type: ignore[misc]  # the options are written out once, 
             is left out of a logit's gradient is below the threshold times its row's coefficient. With ``2 ** -12`` and V=32768 dX and dW
             have a relative error of 5e-4 to 3.5e-3 where the softmax is peaked (3 % of the work is left) and up to 6e-3 where it is flat
             (39 % is left, or all), and more where rows are so sure of their targets that the gradient itself vanishes;
-            ``bench/gradient_filter.py``.
+            ``bench/gradient_filter.py``. The Triton backend's head forms the exact gradients all the same: which blocks could go is not known
+            without waiting for the GPU.
         main_grad: ``[V, H]`` float32 buffer with contiguous rows that backward adds dW to, in float32 (Megatron's name); ``weight.grad`` then gets nothing
             from this call. The weight has to require grad. float64 for a float64 weight.
         explain: return the ``Plan`` (predicted FLOPs, bytes, peak memory; every other plan and why it was not taken) and run nothing.

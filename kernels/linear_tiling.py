@@ -5,8 +5,10 @@ bounds each family:
 
 ``cuda8``   A100: 164 KiB of shared memory hold four steps of a 128 x 128 tile
 ``cuda8x``  sm_86, sm_89 and sm_120: 100 KiB of shared memory, so steps of half the depth
-``cuda9``   H100, H200: 128 x 256, the most that two warp groups hold: 128 accumulators per thread, four steps in flight
-``cuda10``  B200: accumulators are in tensor memory; the same tile keeps the epilogue at 128 values per thread
+``cuda9``   H100, H200: 128 x 128 again. 128 x 256 would feed the tensor cores better, but the log-sum-exp epilogue then spills: its
+            128 accumulators per thread, their exponentials and the addresses of the next loads do not fit 255 registers
+``cuda10``  B200: accumulators are in tensor memory, the epilogue reads them into as many registers; steps of half the depth leave it those
+            that the addresses of loads would take
 ``cdna``    gfx90a, gfx942, gfx950: 64 KiB of LDS; 128 x 128 by 8 wavefronts of 64 leaves registers for the epilogue
 ``other``   anything else: a tile that fits everywhere
 ``interpreter``  few large tiles and small groups of them: it pays for every operation, not for its size
@@ -53,7 +55,7 @@ NARROW: dict[str, LinearTiling] = {
     "cuda8": LinearTiling(128, 128, 64, 16, 8, 4),
     "cuda8x": LinearTiling(128, 128, 32, 16, 8, 4),
     "cuda9": LinearTiling(128, 128, 64, 16, 8, 3),
-    "cuda10": LinearTiling(128, 128, 64, 16, 8, 3),
+    "cuda10": LinearTiling(128, 128, 32, 16, 8, 4),
     "cdna": LinearTiling(128, 128, 64, 16, 8, 2),
     "other": LinearTiling(64, 128, 64, 16, 4, 2),
     "interpreter": LinearTiling(64, 256, 64, 2, 4, 2),
