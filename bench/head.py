@@ -94,15 +94,18 @@ def step(form: Form, p: Problem) -> Result:
 
 
 def runnable(
-    names: list[str], p: Problem, scenario: Scenario
+    names: list[str], p: Problem, scenario: Scenario, available_on: Callable[[], int] | None = None
 ) -> tuple[dict[str, Form], dict[str, Result], dict[str, str]]:
-    """``(forms, results, skipped)``: what runs, the result of its first run without its graph, and why the rest does not."""
+    """``(forms, results, skipped)``: what runs, the result of its first run without its graph, and why the rest does not.
+
+    ``available_on``: bytes that a device has; ``None``: the host.
+    """
     forms: dict[str, Form] = {}
     results: dict[str, Result] = {}
     skipped: dict[str, str] = {}
     for name in names:
         contestant = CONTESTANTS[name]
-        needed, available = contestant.needed_bytes(p), available_bytes()
+        needed, available = contestant.needed_bytes(p), (available_on or available_bytes)()
         if needed > available:
             skipped[name] = f"needs about {needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"
             continue

@@ -83,7 +83,7 @@ def gemm_flops(rows: int, hidden: int, vocab: int) -> int:
 def head_gemms(hidden: Tensor, weight: Tensor) -> Callable[[], None]:
     """torch.mm on the three shapes of a linear head (logits, dX, dW), into buffers that exist: the rate that a plan is judged by."""
     hidden, weight = hidden.detach(), weight.detach()
-    logits = torch.zeros(hidden.shape[0], weight.shape[0], dtype=hidden.dtype)
+    logits = hidden.new_zeros(hidden.shape[0], weight.shape[0])
     dx, dw = torch.zeros_like(hidden), torch.zeros_like(weight)
 
     def run() -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ._compile import computed_once
 from .objectives.base import Objective
 from .objectives.batch import DATA, SequenceBatch, TokenBatch
 from .packing import cu_seqlens_from_lengths, segment_sum, wide_dtype
@@ -60,17 +60,17 @@ class Call:
             weights = given if weights is None else given * weights
         return replace(plain, token_weights=weights)
 
-    @cached_property
+    @computed_once
     def counts(self) -> Tensor:
         """``[K]`` active rows of each sequence."""
         return segment_sum(self.active.to(torch.float32), self.cu_seqlens).long()
 
-    @cached_property
+    @computed_once
     def lengths(self) -> Tensor:
         """``[K]`` active rows of each sequence, at least 1."""
         return self.counts.clamp_min(1)
 
-    @cached_property
+    @computed_once
     def sequence(self) -> Tensor:
         """``[T]`` the sequence of each row."""
         counts = self.cu_seqlens.to(self.active.device, torch.int64).diff()

@@ -23,10 +23,11 @@ runs in between, also where the budget is the default one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Any, Literal
 
+from ._compile import compiling, constant
 from .plan_costs import (
     ROW_BYTES,
     HeadProblem,
@@ -363,7 +364,26 @@ def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str
         raise ValueError(f"budget_bytes: expected a number above 0, found {budget_bytes}")
     if design not in (None, *DESIGNS):
         raise ValueError(f"plan: expected one of {', '.join(map(repr, DESIGNS))}, found {design!r}")
+    if compiling():  # torch.compile takes plain values and classes for constants, but not a HeadProblem or costs
+        plain = {name: getattr(problem, name) for name in _PROBLEM_FIELDS}
+        for name in _COSTS_FIELDS:
+            costs = plain[name]
+            plain[name] = None if costs is None else (type(costs), tuple(costs))
+        return _choose_constant(budget_bytes, design, **plain)
     return _choose(problem, budget_bytes, design)
+
+
+_PROBLEM_FIELDS = tuple(field.name for field in fields(HeadProblem))
+_COSTS_FIELDS = ("tiles", "reference_tiles")
+
+
+@constant
+def _choose_constant(budget_bytes: int | None, design: str | None, **problem: Any) -> Plan:
+    for name in _COSTS_FIELDS:
+        if problem[name] is not None:
+            kind, values = problem[name]
+            problem[name] = kind(*values)
+    return _choose(HeadProblem(**problem), budget_bytes, design)
 
 
 @lru_cache(maxsize=256)  # a training loop asks for the same few shapes again and again

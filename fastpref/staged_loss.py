@@ -196,7 +196,7 @@ def _(logits: Tensor, *_: Any) -> Tensor:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    ctx.options, ctx.inplace, ctx.backend = inputs[18:21], inputs[21], inputs[22]
+    ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend = inputs[18:]
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(inputs[0], inputs[3], inputs[8], output[3], output[6])
 
@@ -205,14 +205,14 @@ def _grad(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     logits, targets, inv_temperature, lse, coef = ctx.saved_tensors
     if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
         stage: Any = stage_of(ctx.backend, logits.device, logits.dtype)
+        transform = LogitTransform(ctx.logit_scale, ctx.softcap, ctx.temperature, inv_temperature)
         grad = logits.detach()
-        stage.backward(
-            grad, targets, lse, coef, upstream, grad, LogitTransform(*ctx.options, inv_temperature=inv_temperature)
-        )
+        stage.backward(grad, targets, lse, coef, upstream, grad, transform)
         # A graph kept for a second backward then fails its version check, loudly.
         torch.autograd.graph.increment_version(logits)
     else:
-        grad = _logits_loss_backward(logits, targets, inv_temperature, lse, coef, upstream, *ctx.options, ctx.backend)
+        options = (ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend)
+        grad = _logits_loss_backward(logits, targets, inv_temperature, lse, coef, upstream, *options)
     return grad, *([None] * 22)
 
 

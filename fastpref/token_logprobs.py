@@ -107,6 +107,8 @@ def make_transform(
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """The fields of ``RowStatistics``; a tensor of no elements for one that was not asked for."""
 
+_OUTPUTS = tuple(field.name for field in fields(TokenLogProbs))  # torch.compile cannot trace dataclasses.fields
+
 
 def _pack(found: RowStatistics, active: Tensor | None, rows: int) -> Outputs:
     """The outputs for all ``rows``, of which ``active`` were run."""
@@ -125,7 +127,7 @@ def _fake_outputs(like: Tensor, stats: str) -> Outputs:
 
 def _unpack(outputs: Outputs, stats: str, shape: torch.Size) -> TokenLogProbs:
     asked = ("logps", "lse", *stats.split(","))
-    values = zip((field.name for field in fields(TokenLogProbs)), outputs, strict=True)
+    values = zip(_OUTPUTS, outputs, strict=True)
     return TokenLogProbs(**{name: value.view(shape) for name, value in values if name in asked})
 
 
@@ -188,6 +190,24 @@ def _(logits: Tensor, *_: Any) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
+@torch.library.custom_op("fastpref::logprobs_backward_inplace", mutates_args=("logits",))
+def _logprobs_backward_inplace(
+    logits: Tensor,
+    targets: Tensor,
+    inv_temperature: Tensor | None,
+    lse: Tensor,
+    onehot_coef: Tensor,
+    softmax_coef: Tensor,
+    logit_scale: float,
+    softcap: float | None,
+    temperature: float,
+    backend: str,
+) -> None:
+    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
+    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen.row_grad(logits, targets, lse, onehot_coef, softmax_coef, logits, col0=0, transform=transform)
+
+
 def _coefficients(grad_logps: Tensor, grad_lse: Tensor) -> tuple[Tensor, Tensor]:
     """``dL/dz = g_logps * (onehot - p) + g_lse * p``, as the two coefficients of ``row_grad``."""
     return grad_logps.contiguous(), (grad_logps - grad_lse).contiguous()
@@ -202,12 +222,11 @@ def _logprobs_grad(ctx: Any, grad_logps: Tensor, grad_lse: Tensor, *_: Any) -> t
     logits, targets, inv_temperature, lse = ctx.saved_tensors
     a, b = _coefficients(grad_logps, grad_lse)
     if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
-        transform = LogitTransform(ctx.logit_scale, ctx.softcap, ctx.temperature, inv_temperature)
-        chosen = backends.select(ctx.backend, logits.device, logits.dtype)
         grad = logits.detach()
-        chosen.row_grad(grad, targets, lse, a, b, grad, col0=0, transform=transform)
-        # A graph kept for a second backward then fails its version check, loudly.
-        torch.autograd.graph.increment_version(logits)
+        # It increments the version of the logits: a graph kept for a second backward then fails its version check, loudly.
+        _logprobs_backward_inplace(
+            grad, targets, inv_temperature, lse, a, b, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend
+        )
     else:
         grad = _logprobs_backward(
             logits, targets, inv_temperature, lse, a, b, ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend

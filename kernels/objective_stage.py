@@ -27,7 +27,7 @@ from torch import Tensor
 from .head import Head
 from .row_stats import LOWEST, merged
 
-_BLOCK = 2048  # tokens at a time, of all items of the block together
+_BLOCK = 1024
 _MOST_ITEMS = 16
 _WARPS = 8
 

@@ -122,8 +122,10 @@ def parts_of(rows: int, columns: int, step: int, multiprocessors: int) -> tuple[
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Multiprocessors (compute units) of a GPU; 0 for the CPU, on which kernels are interpreted."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+    """Multiprocessors (compute units) of a GPU; 0 where kernels are interpreted or only compiled."""
+    if INTERPRETED or device.type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit

@@ -3,7 +3,6 @@
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # shared cores: spinning OpenMP threads cost 10-40x
-os.environ.setdefault("TRITON_INTERPRET", "1")  # fixed at triton's first import
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
@@ -13,6 +12,19 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def _runs_on_gpu(config: pytest.Config) -> bool:
+    if config.option.markexpr.strip() != "gpu":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Kernels are interpreted, but for ``-m gpu`` where there is a GPU. Triton looks once, when it is first imported."""
+    os.environ.setdefault("TRITON_INTERPRET", "0" if _runs_on_gpu(config) else "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

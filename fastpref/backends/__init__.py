@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
-from functools import cache
 
 import torch
 
+from .._compile import constant
 from .base import IGNORED, Backend, LogitTransform, RowState, accumulation_dtype
 
 __all__ = [
@@ -30,15 +30,25 @@ BACKENDS: dict[str, str] = {"eager": "EagerBackend", "cpu": "CpuBackend", "trito
 """Name of each backend (its module here) and its class."""
 
 
-@cache
-def load(name: str) -> Backend | str:
-    """The backend of that name, or the reason why it cannot be loaded in this process."""
+_loaded: dict[str, Backend | str] = {}
+"""Every backend that was asked for, or the reason why it cannot be loaded."""
+
+
+@constant  # imports and native code: torch.compile finds the backend in the dictionary afterwards
+def _load(name: str) -> None:
+    if name in _loaded:
+        return
     try:
         module = importlib.import_module(f".{name}", __name__)
-        backend: Backend = getattr(module, BACKENDS[name])()
+        _loaded[name] = getattr(module, BACKENDS[name])()
     except (ImportError, OSError, RuntimeError) as error:
-        return str(error)
-    return backend
+        _loaded[name] = str(error)
+
+
+def load(name: str) -> Backend | str:
+    """The backend of that name, or the reason why it cannot be loaded in this process."""
+    _load(name)
+    return _loaded[name]
 
 
 def available() -> dict[str, str | None]:

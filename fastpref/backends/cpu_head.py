@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._compile import constant
 from ..scratch import take
 from ..tile_costs import TileCosts
 from .base import LogitTransform, RowState
@@ -49,12 +50,18 @@ class HeadTiling:
         return cls(*(-(-n // TILE_EDGE) * TILE_EDGE for n in (chunk, row_block)))
 
 
+@constant
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
 class CpuHead:
     """Statistics and gradients of a whole linear head."""
 
     def __init__(self, native: ModuleType, dtypes: dict[torch.dtype, int]) -> None:
         self._native, self._dtypes = native, dtypes
 
+    @constant
     def why_not(self, hidden: torch.dtype, weight: torch.dtype) -> str | None:
         """``None`` if operands of these dtypes are taken by the instruction set in use, else the reason."""
         if not self._native.has_head():
@@ -94,7 +101,7 @@ class CpuHead:
 
     def costs(self, hidden: torch.dtype, weight: torch.dtype) -> TileCosts:
         """What operands of these dtypes take, with as many threads as torch has now."""
-        return TileCosts((PLANES[hidden], PLANES[weight]), torch.get_num_threads())
+        return TileCosts((PLANES[hidden], PLANES[weight]), _threads())
 
     def unseen_flops(self, shape: tuple[int, int, int], again: int, products: int, left_out: int) -> int:
         """All of them but those of the ``left_out`` blocks."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .._compile import constant
 from ..errors import nearest
 from . import catalogue_policy, catalogue_pra
 from .base import (
@@ -168,6 +169,7 @@ for _cls, _names, _defaults in (*catalogue_pra.entries(), *catalogue_policy.entr
     register(_cls, *_names, **_defaults)
 
 
+@constant
 def hyper_parameters(cls: type[Objective]) -> list[str]:
     """The names of an objective's hyper-parameters."""
     return [f.name for f in fields(cls)]  # type: ignore[arg-type]  # every Objective is a dataclass

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import require_number
-from .base import Objective, Traits
+from .base import Coupling, Objective, Traits
 from .batch import SequenceBatch
 
-_WIDER = ("sequence", "pair", "group", "batch")
+_WIDER: tuple[Coupling, ...] = ("sequence", "pair", "group", "batch")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _joined(traits: Sequence[Traits], names: Sequence[str]) -> Traits:
         target="that of the weighted sum; none in closed form",
         formula=" + ".join(f"w * {name}" for name in names),
         derivative="the weighted sum of the members'",
-        coupling=max((t.coupling for t in traits), key=_WIDER.index),
+        coupling=_WIDER[max(_WIDER.index(t.coupling) for t in traits)],
         reference="required" if required else "none" if none else "optional",
         paper=traits[0].paper,
         margin_only=all(t.margin_only for t in traits),
