@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton")
 
@@ -204,3 +205,15 @@ def test_rows_are_tiled_as_was_measured(monkeypatch) -> None:
     assert measured == [2, 4, 8, 16]
     monkeypatch.delenv("FASTPREF_AUTOTUNE")
     assert tiling.tiling(50000, 2, 4).num_warps == 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available() or tiling.INTERPRETED, reason="no GPU, or kernels are interpreted")
+@pytest.mark.parametrize("loads", [2, 4])
+def test_on_a_gpu(monkeypatch, cache, loads) -> None:
+    monkeypatch.setenv("FASTPREF_AUTOTUNE", "1")
+    found = tiling.tiling(32768, 2, loads)
+    assert found.num_warps in (2, 4, 8, 16)
+    assert torch.cuda.get_device_name() in cache.read_text()
+    forget()
+    assert tiling.tiling(32768, 2, loads) == found
