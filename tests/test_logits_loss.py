@@ -1,0 +1,335 @@
+"""``logits_preference_loss``: every objective against plain PyTorch in float64, through the stage and through the composition."""
+
+import math
+
+import pytest
+import torch
+
+import fastpref
+from fastpref.backends import load
+from fastpref.objectives.device import identify
+from fastpref.staged_loss import LateMetrics, staging
+from fastpref.token_logprobs import TokenLogProbs
+
+from . import family
+from .emulation import require_triton, watch
+
+require_triton()
+
+VOCAB = 37
+TOTAL = sum(family.LENGTHS)
+CU = torch.tensor([0, *torch.tensor(family.LENGTHS).cumsum(0).tolist()], dtype=torch.int32)
+STAGE = load("triton").stage
+
+
+def staged(objective) -> bool:
+    given = family.data(objective, family.LENGTHS, torch.Generator().manual_seed(1))
+    return staging(objective, STAGE, given, False) is not None
+
+
+def draw(dtype=torch.float32, seed: int = 0):
+    """``(policy, reference, targets)``; two rows of the third sequence are ignored, and hold NaN."""
+    g = torch.Generator().manual_seed(seed)
+    policy = torch.randn(TOTAL, VOCAB, generator=g) * 2
+    reference = policy + 0.3 * torch.randn(TOTAL, VOCAB, generator=g)
+    targets = torch.randint(0, VOCAB, (TOTAL,), generator=g)
+    targets[6:8] = -100
+    policy[6:8] = reference[6:8] = torch.nan
+    return policy.to(dtype), reference.to(dtype), targets
+
+
+def plain(objective, policy, reference, targets, data, dtype, **options):
+    """The loss of full log-softmaxes in that dtype, and its gradient."""
+    active, ids = targets >= 0, targets.clamp_min(0)[:, None]
+    leaf = policy.to(dtype).masked_fill(~active[:, None], 0).requires_grad_()
+    other = reference.to(dtype).masked_fill(~active[:, None], 0)
+    logp, ref = leaf.log_softmax(-1), other.log_softmax(-1)
+    tokens, near = (x.gather(1, ids).squeeze(1).masked_fill(~active, 0) for x in (logp, ref))
+    vocabulary, kl, squares = objective.traits.vocabulary, None, None
+    if "forward_kl" in vocabulary:
+        kl = (ref.exp() * (ref - logp)).sum(-1)
+    elif "reverse_kl" in vocabulary:
+        kl = (logp.exp() * (logp - ref)).sum(-1)
+    if "log_sum_sq_probs" in vocabulary:
+        squares = (2 * logp).logsumexp(-1).detach()
+    known = None if objective.traits.reference == "none" else near
+    out = family.TokenCall(objective, tokens, known, kl, squares, CU, data).run(mask=active, **options)
+    out.loss.backward()
+    return out, leaf.grad
+
+
+def compare(objective, backend: str, data=None, weights=None, **options) -> fastpref.PreferenceOutput:
+    policy, reference, targets = draw()
+    if data is None:
+        data = family.data(objective, family.LENGTHS, torch.Generator().manual_seed(1))
+    exact, exact_grad = plain(objective, policy, reference, targets, data, torch.float64, token_weights=weights)
+    rough, rough_grad = plain(objective, policy, reference, targets, data, torch.float32, token_weights=weights)
+    leaf = policy.clone().requires_grad_()
+    known = None if objective.traits.reference == "none" else reference
+    out = fastpref.logits_preference_loss(
+        objective, leaf, targets, CU, reference=known, token_weights=weights, backend=backend, **data, **options
+    )
+    out.loss.backward()
+    scale = max(1.0, exact.losses.abs().max().item())
+    # A float32 head: its own roundings are those of the terms that a loss cancels.
+    assert abs(out.loss - exact.loss) <= 2 * abs(rough.loss - exact.loss) + 2e-6 * scale
+    torch.testing.assert_close(out.losses, exact.losses.detach(), rtol=1e-5, atol=5e-6 * scale)
+    error = (leaf.grad - exact_grad).abs().max()
+    assert error <= 3 * (rough_grad - exact_grad).abs().max() + 3e-6 * exact_grad.abs().max()
+    assert (leaf.grad[6:8] == 0).all()
+    assert set(out.metrics) == set(exact.metrics)
+    for name, value in exact.metrics.items():
+        torch.testing.assert_close(out.metrics[name].double(), value.double(), rtol=1e-5, atol=2e-5, msg=name)
+    torch.testing.assert_close(out.logps, exact.logps, rtol=1e-6, atol=1e-5)
+    return out
+
+
+@family.each(staged)
+def test_every_objective_with_a_head(objective) -> None:
+    compare(objective, "triton")
+
+
+@family.each(lambda o: o.name in ("tdpo1", "aot", "infonca", "mixture", "gmpo", "bco") and not staged(o))
+def test_an_objective_without_a_head(objective) -> None:
+    compare(objective, "triton")
+
+
+@family.each(lambda o: o.name in ("sigmoid", "simpo", "tdpo2", "kto", "grpo", "aot", "ppo"))
+@pytest.mark.parametrize("backend", ["eager", "cpu"])
+def test_other_backends(objective, backend) -> None:
+    if isinstance(load(backend), str):
+        pytest.skip(load(backend))
+    compare(objective, backend)
+
+
+def test_most_of_the_catalogue_has_a_head() -> None:
+    names = {name for name, objective in family.variants().items() if staged(objective)}
+    assert len(names) >= 60
+    assert {"sigmoid", "dpo", "ipo", "simpo", "orpo", "kto", "grpo", "dapo", "dr_grpo", "ppo", "nash_md", "ra"} <= names
+    assert not {"wpo", "tdpo1", "bco", "aot", "infonca", "gspo", "gmpo", "rpo", "bda+exact"} & names
+
+
+class OwnDPO(fastpref.objectives.DPO):
+    """Somebody's own loss under a name of the catalogue."""
+
+
+@pytest.mark.parametrize(
+    ("objective", "head"),
+    [
+        (fastpref.objective("sigmoid", beta=3.0), "sigmoid"),
+        (fastpref.objective("sigmoid", ld_alpha=0.2), "sigmoid"),
+        (fastpref.objective("hinge", f_divergence_type="forward_kl"), "hinge_f_divergence_type_forward_kl"),
+        (fastpref.objective("sigmoid", f_divergence_type="alpha_divergence", f_alpha_divergence_coef=1.0), None),
+        (fastpref.objective("sigmoid", use_weighting=True), None),
+        (fastpref.objective("grpo", beta=0.1, epsilon_high=0.3), "grpo_kl_epsilon_high"),
+        (fastpref.objective("grpo", epsilon_high=0.3, loss_aggregation="bnpo"), "grpo_epsilon_high"),
+        (fastpref.objective("grpo", epsilon_high=0.3, dual_clip=4.0), None),  # each of the two makes another form
+        (fastpref.objective("grpo", importance_sampling_level="sequence"), None),
+        (OwnDPO(), None),
+    ],
+    ids=str,
+)
+def test_the_head_of_an_objective(objective, head) -> None:
+    assert identify(objective, STAGE.names) == head
+
+
+def test_token_weights() -> None:
+    weights = torch.rand(TOTAL, generator=torch.Generator().manual_seed(5))
+    for name, options in {"sigmoid": {"ld_alpha": 0.5}, "kto": {}, "simpo": {}}.items():  # simpo's likelihood: composed
+        compare(family.make(name, **options), "triton", weights=weights)
+
+
+def test_data_that_may_be_left_out_or_learnt() -> None:
+    g = torch.Generator().manual_seed(1)
+    for name in ("grpo", "rloo", "bda"):  # of the policy's own samples, without a baseline
+        compare(family.make(name), "triton", data=family.data(family.make(name), family.LENGTHS, g, optional=False))
+    advantages = torch.linspace(-1, 1, TOTAL)
+    compare(family.make("grpo"), "triton", data={"advantages": advantages, "old_logps": -3 - torch.rand(TOTAL)})
+    given = {"sft_logps": torch.tensor([-3.0, -4.0, -5.0, -6.0])}
+    compare(family.make("slic_hf"), "triton", data=given)
+    compare(family.make("slic_hf"), "triton", data={})
+    policy, reference, targets = draw()
+    values = torch.zeros(len(family.LENGTHS), dtype=torch.float64, requires_grad=True)
+    rewards = torch.rand(len(family.LENGTHS))
+    fastpref.logits_preference_loss(
+        "dro_v", policy, targets, CU, reference=reference, backend="triton", rewards=rewards, values=values
+    ).loss.backward()
+    assert values.grad.abs().sum() > 0
+
+
+def run(reference, targets=None, policy=None, name="sigmoid", **options):
+    """Loss and gradient by the stage and by the composition of eager."""
+    drawn, _, ids = draw()
+    found = []
+    for backend in ("triton", "eager"):
+        leaf = (drawn if policy is None else policy).clone().requires_grad_()
+        out = fastpref.logits_preference_loss(
+            name, leaf, ids if targets is None else targets, CU, reference=reference, backend=backend, **options
+        )
+        out.loss.backward()
+        found.append((out, leaf.grad))
+    (a, grad_a), (b, grad_b) = found
+    torch.testing.assert_close(a.loss, b.loss, rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(grad_a, grad_b, rtol=1e-5, atol=1e-7)
+    if b.ref_logps is not None:
+        torch.testing.assert_close(a.ref_logps, b.ref_logps, rtol=1e-6, atol=1e-5)
+    return a
+
+
+def test_forms_of_a_reference() -> None:
+    _, reference, targets = draw()
+    tokens = fastpref.logprobs(reference, targets)
+    assert isinstance(tokens, TokenLogProbs)
+    by_logits = run(reference)
+    for given in (tokens, tokens.logps, tokens.logps.half().float(), fastpref.packing.segment_sum(tokens.logps, CU)):
+        torch.testing.assert_close(run(given).loss, by_logits.loss, rtol=1e-3, atol=0)
+    noisy = tokens.logps.masked_fill(targets < 0, torch.nan)  # ignored rows may hold anything
+    torch.testing.assert_close(run(noisy).loss, by_logits.loss, rtol=1e-6, atol=0)
+    assert run(None).ref_logps is None
+    run(tokens.logps, name="nash_md", win_probs=torch.rand(len(family.LENGTHS)))
+    run(reference.double().float().to(torch.bfloat16).float())
+
+
+def test_logit_transforms_and_ignored_ids() -> None:
+    policy, reference, targets = draw()
+    run(reference, temperature=0.7, softcap=9.0, logit_scale=1.5)
+    run(reference, temperature=torch.linspace(0.5, 2.0, TOTAL))
+    run(reference, targets.masked_fill(targets < 0, 5), ignore_index=5, policy=policy.nan_to_num(1.0))
+
+
+def test_rows_that_are_one_token_each() -> None:
+    policy, reference, targets = draw()
+    cu = torch.arange(TOTAL + 1, dtype=torch.int32)
+    losses = [
+        fastpref.logits_preference_loss("sigmoid", policy, targets, cu, reference=reference, backend=b).loss
+        for b in ("triton", "eager")
+    ]
+    torch.testing.assert_close(*losses)
+
+
+def test_in_place_and_strided_logits() -> None:
+    policy, reference, targets = draw()
+    expected = []
+    for inplace in (False, True):
+        leaf = policy.clone().requires_grad_()
+        logits = leaf * 1
+        out = fastpref.logits_preference_loss(
+            "sigmoid", logits, targets, CU, reference=reference, inplace_backward=inplace, backend="triton"
+        )
+        out.loss.backward()
+        expected.append(leaf.grad)
+        if inplace:
+            assert torch.equal(logits.detach(), leaf.grad)  # overwritten
+    assert torch.equal(*expected)
+    columns = policy.t().contiguous().t().requires_grad_()  # a last dimension that is not contiguous
+    out = fastpref.logits_preference_loss("sigmoid", columns, targets, CU, reference=reference, backend="triton")
+    out.loss.backward()
+    assert torch.equal(columns.grad, expected[0])
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "simpo", "kto", "grpo", "tdpo1"])
+def test_gradcheck(name) -> None:
+    objective = family.make(name)
+    policy, reference, targets = (x[:10] for x in draw(torch.float64))
+    policy, cu = policy.nan_to_num(0.5)[:, :7], torch.tensor([0, 3, 5, 8, 10], dtype=torch.int32)
+    data = family.data(objective, [3, 2, 3, 2], torch.Generator().manual_seed(1), optional=name == "grpo")
+    known = None if objective.traits.reference == "none" else reference.nan_to_num(0.5)[:, :7]
+
+    def loss(x):
+        return fastpref.logits_preference_loss(
+            objective, x, targets.clamp_max(6), cu, reference=known, backend="eager", **data
+        ).loss
+
+    assert torch.autograd.gradcheck(loss, policy.requires_grad_())
+
+
+def test_what_is_returned() -> None:
+    policy, reference, targets = draw()
+    for backend in ("triton", "eager"):
+        out = fastpref.logits_preference_loss(
+            "sigmoid", policy.requires_grad_(), targets, CU, reference=reference, backend=backend
+        )
+        assert (out.loss.dtype, out.losses.dtype, out.logps.dtype) == (torch.float32, torch.float64, torch.float64)
+        assert (out.loss.shape, out.losses.shape, out.logps.shape) == ((), (4,), (8,))
+        assert out.loss.requires_grad
+        assert not out.losses.requires_grad
+        assert not out.logps.requires_grad
+        assert out.plan is None
+        assert out.state == {}
+
+
+def test_metrics_come_when_they_are_looked_at() -> None:
+    calls = []
+    metrics = LateMetrics(lambda: calls.append(1) or {"a": torch.ones(())})
+    assert not calls
+    assert dict(metrics) == {"a": 1}
+    assert (len(metrics), "a" in metrics, repr(metrics)) == (1, True, "{'a': tensor(1.)}")
+    assert len(calls) == 1
+
+
+def test_without_a_gradient_there_is_no_third_launch() -> None:
+    policy, reference, targets = draw()
+    with watch() as launches, torch.no_grad():
+        out = fastpref.logits_preference_loss("sigmoid", policy, targets, CU, reference=reference, backend="triton")
+    assert len(launches) == 2
+    assert not out.loss.requires_grad
+
+
+def test_operators() -> None:
+    policy, reference, targets = draw()
+    nothing = [None] * 5
+    options = ([0.1], "sigmoid", 4, -100, 1.0, None, 1.0, False, "triton")
+    arguments = (policy.requires_grad_(), reference, None, targets, CU, *[None] * 4, *nothing, *options)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.fastpref.logits_loss.default, arguments, test_utils=checks)
+    row = torch.rand(TOTAL)
+    arguments = (policy.detach(), targets, None, row, row, torch.tensor(2.0), 1.0, None, 1.0, "triton")
+    torch.library.opcheck(torch.ops.fastpref.logits_loss_backward.default, arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize("backend", ["triton", "eager"])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"logits": torch.zeros(3)}, ValueError, r"logits: expected shape \[T, V\], found \[3\]"),
+        ({"logits": torch.zeros(TOTAL, 0)}, ValueError, "V >= 1"),
+        ({"targets": torch.zeros(3, dtype=torch.int64)}, ValueError, "targets: expected shape"),
+        ({"targets": torch.zeros(TOTAL, dtype=torch.int32)}, TypeError, "targets: expected dtype torch.int64"),
+        ({"targets": torch.full((TOTAL,), VOCAB)}, ValueError, r"targets: expected ids in \[0, 37\)"),
+        ({"cu_seqlens": torch.tensor([0, 3, TOTAL, TOTAL], dtype=torch.int32)}, ValueError, "sequence 2 is empty"),
+        ({"cu_seqlens": torch.tensor([0, 3, 9, TOTAL], dtype=torch.int32)}, ValueError, "even number of sequences"),
+        ({"reference": torch.zeros(TOTAL, 3)}, ValueError, r"reference: expected logits \[24, 37\] or log-probs"),
+        ({"reference": torch.zeros(3)}, ValueError, "reference: expected sequence log-probs"),
+        ({"reference": torch.full((TOTAL,), torch.nan)}, ValueError, "reference: the log-probability of row 0 is NaN"),
+        ({"reference": torch.zeros(TOTAL, dtype=torch.int64)}, TypeError, "reference: expected a floating-point"),
+        ({"objective": "rebel"}, TypeError, "missing argument 'rewards'"),
+        ({"objective": "simpo"}, ValueError, "simpo: takes no reference"),
+        ({"objective": "rebel", "reference": None, "rewards": torch.zeros(8)}, ValueError, "needs a reference"),
+        ({"objective": "tdpo1", "reference": torch.zeros(TOTAL)}, ValueError, "expected logits"),
+        ({"objective": "tdpo1", "inplace_backward": True}, ValueError, "inplace_backward: tdpo1"),
+        (
+            {"logits": torch.zeros(TOTAL, VOCAB, requires_grad=True), "inplace_backward": True},
+            ValueError,
+            "found a leaf",
+        ),
+        ({"logits": torch.full((TOTAL, VOCAB), torch.nan)}, ValueError, "logits: the log-probability of row 0"),
+        ({"token_weights": torch.full((TOTAL,), torch.inf)}, ValueError, "token_weights: expected finite"),
+        ({"state": {"x": torch.zeros(())}}, ValueError, "state: expected nothing"),
+        ({"temperature": 0.0}, ValueError, "temperature"),
+        ({"nonsense": 1}, TypeError, "unknown argument 'nonsense'"),
+    ],
+)
+def test_errors(backend, change, error, message) -> None:
+    policy, reference, targets = draw()
+    given = {"objective": "sigmoid", "logits": policy, "targets": targets, "cu_seqlens": CU, "reference": reference}
+    given |= change
+    with pytest.raises(error, match=message):
+        fastpref.logits_preference_loss(backend=backend, **given)
+
+
+def test_a_reference_that_is_the_policy() -> None:
+    policy, _, targets = draw()
+    for backend in ("triton", "eager"):
+        out = fastpref.logits_preference_loss("sigmoid", policy, targets, CU, reference=policy, backend=backend)
+        assert out.loss == torch.tensor(math.log(2), dtype=torch.float32)
+        assert (out.metrics["rewards/margins"], out.metrics["rewards/chosen"]) == (0, 0)
