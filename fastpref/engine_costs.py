@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 
 class EngineCosts(Protocol):
-    """What an engine takes for operands of two dtypes, as pure functions of shapes, for the planner. Hashable."""
+    """What an engine takes for operands of two dtypes, as pure functions of shapes, for the planner. A named tuple of plain values,
+    which is hashable, and which ``torch.compile`` can take apart."""
+
+    def __iter__(self) -> Iterator[Any]: ...
 
     @property
     def edge(self) -> int:

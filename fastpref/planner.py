@@ -364,24 +364,25 @@ def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str
         raise ValueError(f"budget_bytes: expected a number above 0, found {budget_bytes}")
     if design not in (None, *DESIGNS):
         raise ValueError(f"plan: expected one of {', '.join(map(repr, DESIGNS))}, found {design!r}")
-    if compiling():  # torch.compile takes plain values and classes for constants, but not a HeadProblem
-        given = {name: getattr(problem, name) for name in _PROBLEM_FIELDS}
-        for name in ("tiles", "reference_tiles"):
-            if (costs := given[name]) is not None:
-                given[name] = (type(costs), tuple(getattr(costs, field) for field in type(costs).__match_args__))
-        return _choose_constant(budget_bytes, design, **given)
+    if compiling():  # torch.compile takes plain values and classes for constants, but not a HeadProblem or costs
+        plain = {name: getattr(problem, name) for name in _PROBLEM_FIELDS}
+        for name in _COSTS_FIELDS:
+            costs = plain[name]
+            plain[name] = None if costs is None else (type(costs), tuple(costs))
+        return _choose_constant(budget_bytes, design, **plain)
     return _choose(problem, budget_bytes, design)
 
 
 _PROBLEM_FIELDS = tuple(field.name for field in fields(HeadProblem))
+_COSTS_FIELDS = ("tiles", "reference_tiles")
 
 
 @constant
 def _choose_constant(budget_bytes: int | None, design: str | None, **problem: Any) -> Plan:
-    for name in ("tiles", "reference_tiles"):
+    for name in _COSTS_FIELDS:
         if problem[name] is not None:
-            costs, values = problem[name]
-            problem[name] = costs(*values)
+            kind, values = problem[name]
+            problem[name] = kind(*values)
     return _choose(HeadProblem(**problem), budget_bytes, design)
 
 

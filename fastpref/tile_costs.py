@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 EDGE = 32
 LEFT_BYTES = 512 << 10  # of the head's strips that a thread packs at a time
@@ -85,12 +85,13 @@ def kept_bytes(rows: int, vocab: int, planes: tuple[int, int], *, softcap: bool 
     return (padded(vocab) // EDGE) * (padded(rows) // EDGE) * block
 
 
-@dataclass(frozen=True)
-class TileCosts:
-    """Of operands of some planes, on some threads (see :class:`fastpref.engine_costs.EngineCosts`)."""
-
+class _Operands(NamedTuple):
     planes: tuple[int, int]
     threads: int = 1
+
+
+class TileCosts(_Operands):
+    """Of operands of some planes, on some threads (see :class:`fastpref.engine_costs.EngineCosts`)."""
 
     edge = EDGE
     chunk_columns = CHUNK_COLUMNS

@@ -128,7 +128,7 @@ def _linear_grad(
     store_gradient(grad, live, row, rows, j, inside, out_ptr, out_stride, db_ptr, factor_ptr, row_tile, columns)
 
 
-@triton.jit(do_not_specialize=["col0"])
+@triton.jit(do_not_specialize=["first_slot"])
 def _kept_grad(
     kept_ptr,
     kept_stride,
@@ -145,7 +145,8 @@ def _kept_grad(
     factor_ptr,
     rows,
     columns,
-    col0,
+    first_slot,
+    shift,
     scale,
     inner,
     cap,
@@ -156,10 +157,10 @@ def _kept_grad(
 ):
     row_tile = tl.program_id(0)
     row = row_tile * ROWS + tl.arange(0, ROWS)
-    # Programs are on the slots of the whole vocabulary, wherever the chunk begins.
-    slot = col0 // SLOT + tl.program_id(1)
+    # Programs are on the slots of the whole vocabulary; the chunk begins ``shift`` columns into its first one.
+    slot = first_slot + tl.program_id(1)
     v = slot * SLOT + tl.arange(0, SLOT)
-    j = v - col0
+    j = tl.program_id(1) * SLOT - shift + tl.arange(0, SLOT)
     inside = (j >= 0) & (j < columns)
     target, onehot, softmax, live = silent_rows(targets_ptr, onehot_ptr, softmax_ptr, row, rows)
     lse = tl.load(lse_ptr + row, mask=live, other=0.0)
@@ -285,7 +286,8 @@ def kept_grad(
             factor,
             rows,
             columns,
-            col0,
+            col0 // SLOT,
+            col0 % SLOT,
             **transform_arguments(scale, cap, row_scale),
             SLOT=SLOT,
             ROWS=_KEPT_ROWS,

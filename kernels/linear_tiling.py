@@ -65,7 +65,7 @@ HEAVY: dict[str, LinearTiling] = {f: t._replace(columns=64) for f, t in NARROW.i
 }
 """The same with half of the columns, where the epilogue needs the registers: a softcap, the statistics that trainers log, or masks along H."""
 
-WIDE: dict[str, LinearTiling] = dict.fromkeys(NARROW, LinearTiling(64, 64, 32, 16, 4, 3)) | {
+WIDE: dict[str, LinearTiling] = dict.fromkeys(NARROW, LinearTiling(64, 64, 16, 16, 4, 3)) | {
     "cdna": LinearTiling(64, 64, 32, 16, 4, 2),
     "interpreter": NARROW["interpreter"],
 }

@@ -15,11 +15,15 @@ leave a GPU idle when there are few rows.
 """
 
 import functools
+import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import triton
 from triton.runtime import JITFunction
+
+from . import autotune
 
 _LOAD_BYTES = 16
 _MOST_WARPS = 8
@@ -47,7 +51,56 @@ def tiling(columns: int, element_size: int, loads: int) -> Tiling:
     lanes_per_warp = warp_size() * (_LOAD_BYTES // element_size)
     wanted = triton.next_power_of_2(triton.cdiv(columns, loads * lanes_per_warp))
     num_warps = min(wanted, most_warps())
+    if autotune.enabled() and not INTERPRETED:
+        num_warps = _tuned_warps(columns, element_size, loads, wanted, num_warps)
     return Tiling(lanes_per_warp * num_warps, num_warps)
+
+
+_CANDIDATES = (2, 4, 8, 16)  # warps
+_SCRATCH_BYTES = 64 << 20
+_forced = threading.local()
+
+
+def _tuned_warps(columns: int, element_size: int, loads: int, wanted: int, default: int) -> int:
+    """The fastest of a few numbers of warps for a sweep over rows of about this length."""
+    if (now := getattr(_forced, "num_warps", None)) is not None:
+        return min(wanted, now)
+    bucket = triton.next_power_of_2(columns)
+    candidates = {f"{n} warps": n for n in sorted({default, *_CANDIDATES}) if n <= max(wanted, default)}
+    what = f"rows of {bucket} columns, {element_size} bytes each, {loads} loads"
+
+    def run(num_warps: int) -> None:
+        _forced.num_warps = num_warps
+        try:
+            sweep()
+        finally:
+            _forced.num_warps = None
+
+    sweep = _representative(bucket, element_size, loads)
+    return autotune.choose(what, candidates, f"{default} warps", run)
+
+
+def _representative(columns: int, element_size: int, loads: int) -> Callable[[], None]:
+    """The launch that stands for all with as many loads in flight: statistics for many, the gradient for few. Makes its scratch when it runs."""
+    from .row_grad import row_grad
+    from .row_stats import row_stats
+
+    made: list[torch.Tensor] = []
+
+    def sweep() -> None:
+        if not made:
+            rows = max(_SCRATCH_BYTES // (columns * element_size), 1)
+            dtype = torch.float32 if element_size == 4 else torch.bfloat16
+            made.append(torch.zeros(rows, columns, dtype=dtype, device="cuda"))
+            made.append(torch.zeros(rows, dtype=torch.int64, device="cuda"))
+            made.extend(torch.ones(rows, device="cuda") for _ in range(3))
+        logits, targets, *per_row = made
+        if loads > 2:
+            row_stats(logits, targets, *per_row)
+        else:
+            row_grad(logits, targets, *per_row, logits)
+
+    return sweep
 
 
 MAX_PARTS = 32
@@ -69,8 +122,10 @@ def parts_of(rows: int, columns: int, step: int, multiprocessors: int) -> tuple[
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Multiprocessors (compute units) of a GPU; 0 for the CPU, on which kernels are interpreted."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+    """Multiprocessors (compute units) of a GPU; 0 where kernels are interpreted or only compiled."""
+    if INTERPRETED or device.type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -22,12 +22,13 @@ CHUNK_COLUMNS = 4096
 PLAIN_FIELDS, FIELDS = 2, 7
 
 
-@dataclass(frozen=True)
-class TritonHeadCosts:
-    """Of operands of two dtypes (see :class:`fastpref.engine_costs.EngineCosts`)."""
-
+class _Operands(NamedTuple):
     hidden: torch.dtype
     weight: torch.dtype
+
+
+class TritonHeadCosts(_Operands):
+    """Of operands of two dtypes (see :class:`fastpref.engine_costs.EngineCosts`)."""
 
     edge = 1
     chunk_columns = CHUNK_COLUMNS

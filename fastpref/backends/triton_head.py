@@ -156,6 +156,8 @@ class TritonHead:
         stage = take(columns * hidden.shape[1], torch.float32, device).view(columns, -1) if staged else None
         for first in range(0, vocab, columns):
             last = min(first + columns, vocab)
+            # A CPU's bfloat16 GEMM reads the element after an odd number of columns, and multiplies it by 0.
+            buffer[:, last - first :].zero_()
             w = weight[first:last]
             w_operand = w.to(costs.operand) if sums is not None else None
             into = None if dw is None else dw[first:last] if stage is None else stage[: last - first]

@@ -107,6 +107,17 @@ def test_a_table_that_does_not_fit_is_to_be_made_again() -> None:
     assert "was made with triton 0" in complaints({**table(), "triton": "0"})
 
 
+def test_a_part_of_the_table_made_again_replaces_what_it_was(monkeypatch) -> None:
+    first, second = CASES[0].name, CASES[1].name
+    kept = {"triton": "1", "kernels": {"gone": {"sm_90": 1}, second: {"sm_90": 2, "sm_80": 3}}}
+    monkeypatch.setattr(report, "load", lambda: kept)
+    part = {"triton": "1", "kernels": {second: {"sm_90": 4}, first: {"gfx942": 5}}}
+    found = report.updated(part)["kernels"]
+    assert list(found.items()) == [(first, {"gfx942": 5}), (second, {"sm_80": 3, "sm_90": 4})]
+    with pytest.raises(ValueError, match="make all of it again"):
+        report.updated({**part, "triton": "2"})
+
+
 @pytest.mark.parametrize(
     ("target", "registers", "warps", "shared", "resident"),
     [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from fastpref.kernels import (
     row_kl,
     row_stats,
     scale_rows,
+    tiling,
 )
 
 ROWS = 2
@@ -125,6 +127,16 @@ def _row_grad(dtype: str, options: str, columns: int = 32768) -> Case:
         row_grad.row_grad(x, targets(), *per_row(3), x, **OPTIONS[options]())
 
     return _case("row_grad", dtype, options, columns, launch, most_registers=THREE_PROGRAMS)
+
+
+def _candidate(case: Case, num_warps: int) -> Case:
+    """A case with another number of warps, from which autotuning may choose."""
+
+    def launch() -> None:
+        with mock.patch.object(tiling, "most_warps", return_value=num_warps):
+            case.launch()
+
+    return case._replace(variant=f"{case.variant.replace(', plain', '')}, {num_warps} warps", launch=launch)
 
 
 def _row_cross(dtype: str, options: str) -> Case:
@@ -272,6 +284,7 @@ CASES: list[Case] = [
     *(_row_grad(dtype, "plain") for dtype in DTYPES),
     *(_row_grad("bfloat16", options) for options in ("softcap", "row temperature", "gain")),
     _row_grad("float16", "plain", columns=1),
+    *(_candidate(make("bfloat16", "plain"), n) for make in (_row_stats, _row_grad) for n in (2, 4, 8, 16)),
     *(_row_cross(dtype, "plain") for dtype in ("float32", "bfloat16")),
     _row_cross("bfloat16", "softcap"),
     *(_row_kl_grad("bfloat16", "plain", direction) for direction in ("forward", "reverse")),

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .cases import Case
+from .cases import CASES, Case
+from .resources import LIMITS
 
 Resources = dict[str, Any]
 Table = dict[str, Any]
@@ -67,6 +68,20 @@ def complaints(cases: Iterable[Case], targets: Iterable[str], found: Table, kept
                 said += regressions(before, got) if before else [f"is not in {KEPT.name}: make it again"]
             wrong += [f"{case.name} on {target} {complaint}" for complaint in said]
     return wrong
+
+
+def updated(part: Table) -> Table:
+    """The kept table with what was compiled again in place of what it had, and without cases that are no more."""
+    kept = load()
+    if kept["triton"] != part["triton"]:
+        raise ValueError(
+            f"{KEPT.name} was made with triton {kept['triton']}, this is {part['triton']}: make all of it again"
+        )
+    merged = {}
+    for case in CASES:
+        old, new = (x["kernels"].get(case.name, {}) for x in (kept, part))
+        merged[case.name] = {target: (old | new)[target] for target in LIMITS if target in old or target in new}
+    return {"triton": part["triton"], "kernels": {name: what for name, what in merged.items() if what}}
 
 
 def load() -> Table:
