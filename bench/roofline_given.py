@@ -22,7 +22,7 @@ def _inputs(head: Head) -> int:
 def ours(head: Head) -> Step:
     """Statistics of policy and reference, the gradient in place: the least that a loss can do whose coefficients need all rows."""
     stats = streams("row statistics", head.logits, [STATS_PASSES * ITEM] * _models(head), "row_stats, bfloat16, plain")
-    gradient = streams("row gradient, in place", head.logits, [GRADIENT_PASSES * ITEM])
+    gradient = streams("row gradient, in place", head.logits, [GRADIENT_PASSES * ITEM], "row_grad, bfloat16, plain")
     return Step((*stats, *gradient), 64 * head.rows, _inputs(head))
 
 

@@ -63,7 +63,7 @@ class Phase:
         logits: that a softmax or a gradient is taken of.
         rows: of a tile kernel, for the last wave of its programs; 0: full waves.
         locked: it adds to memory under locks.
-        kernel: its name in the report of the compilers.
+        kernel: its name in the report of the compilers; empty for a kernel that is not ours.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Phase:
     logits: float = 0.0
     rows: int = 0
     locked: bool = False
-    kernel: str = "row_grad, bfloat16, plain"
+    kernel: str = ""
 
     def seconds(self, device: Device, a: Assumptions) -> float:
         efficiency = a.gemm
@@ -127,6 +127,6 @@ class Step:
         return self.peak_bytes + self.inputs_bytes <= device.memory_bytes
 
 
-def streams(name: str, logits: float, bytes_per_logit: Sequence[float], kernel: str = Phase.kernel) -> list[Phase]:
+def streams(name: str, logits: float, bytes_per_logit: Sequence[float], kernel: str = "") -> list[Phase]:
     """One element-wise or row kernel over all logits after the other; each moves so many bytes per logit."""
     return [Phase(name, "stream", nbytes=b * logits, logits=logits, kernel=kernel) for b in bytes_per_logit]

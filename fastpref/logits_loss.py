@@ -27,6 +27,7 @@ from ._checks import (
     require_shape,
     require_tensor,
 )
+from ._compile import compiling
 from .arguments import (
     ObjectiveLike,
     check_reference_form,
@@ -136,7 +137,8 @@ def logits_preference_loss(
         "backend": backend,
     }
 
-    plan = None if stage is None else staging(chosen, stage, given, token_weights is not None)
+    # torch.compile takes the formula from PyTorch's operators, which it fuses: it cannot trace how a head is found.
+    plan = None if stage is None or compiling() else staging(chosen, stage, given, token_weights is not None)
     if plan is not None and (near is None or near.dtype == logits.dtype):
         rows = _Rows(chosen, targets, cu_seqlens, ignore_index, token_weights, given)
         found = _staged(plan, rows, logits, near, known, temperature, inplace_backward, **options)

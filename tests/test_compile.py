@@ -71,3 +71,13 @@ def test_an_unknown_backend_is_refused_while_tracing():
     torch._dynamo.reset()
     with pytest.raises(Exception, match="expected one of auto"):
         torch.compile(lambda q: linear(q, backend="gpu").logps.sum(), fullgraph=True, backend="eager")(p)
+
+
+def test_16_bit_operands_compile_whatever_runs_them():
+    torch._dynamo.reset()
+    p, q = (oracle.make_problem(torch.bfloat16, LENGTHS, hidden=32, vocab=90, bias=True) for _ in range(2))
+    compiled = torch.compile(lambda p: linear(p).logps.sum(), fullgraph=True, backend="aot_eager")
+    compiled(p).backward()
+    linear(q).logps.sum().backward()
+    for got, plain in zip(p.grads(), q.grads(), strict=True):
+        assert torch.equal(got, plain)

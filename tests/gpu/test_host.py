@@ -24,6 +24,13 @@ def given(p: oracle.Problem) -> torch.Tensor:
     return fastpref.preference_loss("sigmoid", tokens, reference, cu_seqlens=p.cu_seqlens, beta=BETA).loss
 
 
+def given_in_one_call(p: oracle.Problem) -> torch.Tensor:
+    return fastpref.logits_preference_loss(
+        "sigmoid", p.hidden @ p.weight.t(), p.targets, p.cu_seqlens, reference=p.ref_hidden @ p.ref_weight.t(), beta=BETA,
+        inplace_backward=True, backend="triton",
+    ).loss  # fmt: skip
+
+
 def linear(plan: str, **options: object) -> Callable[[oracle.Problem], torch.Tensor]:
     def loss(p: oracle.Problem) -> torch.Tensor:
         return fastpref.linear_preference_loss(
@@ -36,6 +43,7 @@ def linear(plan: str, **options: object) -> Callable[[oracle.Problem], torch.Ten
 
 FORMS = {
     "logits given": given,
+    "logits given, one call": given_in_one_call,
     "recomputed": linear("D0"),
     "kept, softcap": linear("D3", softcap=6.0, temperature=0.7),
 }
@@ -76,7 +84,7 @@ def test_the_host_never_waits(device, form):
         grads = [p.hidden.grad, p.weight.grad]
     expected = problem(device).at(torch.float64)
     bias = expected.bias
-    if form is given:
+    if form in (given, given_in_one_call):
         expected.bias = expected.ref_bias = None
     options = {"softcap": 6.0, "temperature": 0.7} if form is FORMS["kept, softcap"] else {}
     wanted = oracle.linear_dpo(expected, BETA, **options)
