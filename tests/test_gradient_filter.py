@@ -8,6 +8,7 @@ from fastpref import backends, work
 from fastpref.backends import LogitTransform
 from fastpref.gradient_filter import BLOCK, GradientFilter
 from fastpref.linear_head import Head, Kept, Needs, Tiling, WeightGradient, gradients, kept_buffer, statistics
+from fastpref.scratch import take
 from tests import oracle
 
 
@@ -134,3 +135,18 @@ def test_objectives_over_the_vocabulary_refuse_it():
             fastpref.linear_preference_loss(
                 "tdpo2", p.hidden, p.weight, p.targets, p.cu_seqlens, bias=p.bias, reference=p.reference, **{name: value}
             )  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
+def test_what_scratch_held_before_does_not_matter(plan):
+    """A vocabulary that is no multiple of a block: nothing beyond its end may decide what is left out."""
+    ends, found = torch.tensor([0, 20, 30, 50, 64], dtype=torch.int32), []
+    for held in (0x00, 0x7F):  # zeros; bfloat16 3.4e38
+        hidden, weight, targets = peaked(torch.bfloat16)
+        take(8 << 20, torch.uint8, hidden.device).fill_(held)
+        out = fastpref.linear_preference_loss(
+            "sigmoid", hidden, weight, targets, ends, reference=torch.zeros(4), plan=plan, gradient_filter=2.0**-12
+        )
+        out.loss.backward()
+        found.append((hidden.grad, weight.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

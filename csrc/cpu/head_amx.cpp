@@ -566,8 +566,8 @@ struct Gradient {
   int64_t left_out = 0;
   float* block = nullptr;
   int64_t v = 0, g = 0, column = 0, token = 0;  // in the chunk, in the row block; in the whole vocabulary, of all rows
-  int row = kEdge;
-  bool has_logps = false;  // take log p of the targets from the caller
+  int row = kEdge, n = 0;                       // of the block's rows: those done, and those that are in the vocabulary
+  bool has_logps = false;                       // take log p of the targets from the caller
   int found = 0;
   struct {
     int64_t row;
@@ -605,7 +605,7 @@ struct Gradient {
       factor[i] = at(s.factor + token + 16 * i);
       top[i] = set1(0.0f);
     }
-    for (int r = 0; r < kEdge; r++) {
+    for (int r = 0; r < n; r++) {  // what lies beyond them was never written
       const __m512i both = _mm512_load_si512(kept + r * 64);
       const __m256i of[2] = {_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1)};
       for (int i = 0; i < 2; i++) {
@@ -620,7 +620,7 @@ struct Gradient {
 
   FASTPREF_MEMBER void rows(int count) {
     const ScaledExp exp(1.0f);
-    for (; row < kEdge && count > 0; row++, count--) {
+    for (; row < n && count > 0; row++, count--) {
       for (int i = 0; i < 2; i++) {
         float* x = block + row * kEdge + 16 * i;
         Vec slope;
@@ -636,7 +636,6 @@ struct Gradient {
   FASTPREF_MEMBER void end() {
     rows(kEdge);
     for (int i = 0; i < found; i++) set_target(targets[i].row, targets[i].x);
-    const int n = static_cast<int>(smaller(a.head.vocab - column * kEdge, kEdge));
     if (n < kEdge) memset(block + n * kEdge, 0, (kEdge - n) * kEdge * sizeof(float));
     for (int r = 0; s.db && r < kEdge; r++) {
       const Vec both = add(at(block + r * kEdge), at(block + r * kEdge + 16));
@@ -656,6 +655,7 @@ struct Gradient {
     g = g_;
     column = column_;
     token = token_;
+    n = static_cast<int>(smaller(a.head.vocab - column * kEdge, kEdge));
     found = 0;
     for (int64_t r = s.chains.first[column]; r >= 0; r = s.chains.next[r]) {
       if (r >= token && r < token + kEdge) targets[found++] = {r, *entry(r)};
