@@ -5,9 +5,9 @@
 //            makes the block (by then in L1) be redone relative to its own maximum. The common path has no maximum at
 //            all. fp32 lanes add kTermsPerLane terms; blocks add up in double. The target's z comes out of the same
 //            vector code, so that it cancels against the z inside its row's sum. The companions of the sum (Moments, the
-//            total) are compiled apart, so that the plain sum pays nothing for them. The largest logit costs next to
-//            nothing: no term of a block is larger than the largest sum of its lanes, and the block (by then in L1) is
-//            only searched where that is not below the term of the largest logit so far.
+//            total) are compiled apart, so that the plain sum pays nothing for them. The largest logit costs
+//            little more than the sum of squares: no term of a block is larger than the root of its lanes' largest, and
+//            the block (by then in L1) is only searched where that is not below the term of the largest logit so far.
 // row_grad   reads and writes each logit once, in place or not; rows without a gradient are only written. A destination
 //            of its own that is larger than the caches is written past them (kStream): an ordinary store would read
 //            each of its lines first. A chunk that a GEMM reads next is smaller than that, or in place.
@@ -220,7 +220,11 @@ static BlockSums near_block_sum(const T* x, int n, const Z& t, float m) {
   BlockSums found = {{m, f * s}, 0.0f, 0.0f};
   if (kMoments >= kSquares) found.sum.s2 = f * f * over(&LaneSums<kMoments>::s2);
   if (kMoments >= kEntropy) found.sum.sd = f * (over(&LaneSums<kMoments>::sd) - exponent.excess * s) / kLog2E;
-  found.peak = reduce_max(max(max(sum[0].s, sum[1].s), max(sum[2].s, sum[3].s)));
+  if (kMoments >= kSquares) {  // a bound that flat rows do not reach either
+    found.peak = sqrtf(reduce_max(max(max(sum[0].s2, sum[1].s2), max(sum[2].s2, sum[3].s2))));
+  } else {
+    found.peak = reduce_max(max(max(sum[0].s, sum[1].s), max(sum[2].s, sum[3].s)));
+  }
   if (kTotal) found.total = reduce_add(add(total[0], total[1]));
   return found;
 }
@@ -293,7 +297,10 @@ static void find_top(const T* x, int n, int64_t start, const Z& t, float sign, f
 template <class T>
 static int64_t place_of(const T* x, int64_t n, float sign, float height) {
   int64_t i = 0;
-  while (i + kPair < n && block_max(x + i, kPair, Oriented{set1(sign)}) != height) i += kPair;
+  // Wide windows first: a maximum across lanes costs as much as several loads.
+  for (int window = 16 * kPair; window >= kPair; window /= 16) {
+    while (i + window < n && block_max(x + i, window, Oriented{set1(sign)}) != height) i += window;
+  }
   while (i < n - 1 && sign * to_float(x[i]) != height) i++;
   return i;
 }
@@ -469,9 +476,9 @@ static void for_each_row(const Args& a, void (*row)(const Args&, int64_t)) {
 
 template <class T, class Z, bool kTotal>
 static void row_stats_with(const RowStatsArgs& a) {
-  for_each_row(a, a.sd   ? stats_row<T, Z, kEntropy, kTotal>
-                  : a.s2 ? stats_row<T, Z, kSquares, kTotal>
-                         : stats_row<T, Z, kSum, kTotal>);
+  for_each_row(a, a.sd            ? stats_row<T, Z, kEntropy, kTotal>
+                  : a.s2 || a.top ? stats_row<T, Z, kSquares, kTotal>
+                                  : stats_row<T, Z, kSum, kTotal>);
 }
 
 template <class T, class Z>
