@@ -24,7 +24,7 @@ from . import report
 from .cases import CASES, is_main
 from .compiling import compile_all
 
-MAIN_TARGETS = ["sm_80", "sm_90", "gfx942"]
+MAIN_TARGETS = ["sm_90", "gfx942"]
 
 
 def main() -> int:
