@@ -15,7 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .tiling import warp_size
+
 _BLOCK = 1024
+_PER_THREAD = 8  # 16 bytes of a 16-bit dtype
 
 
 @triton.jit
@@ -38,6 +41,7 @@ def scale_rows(x: Tensor, factor: Tensor, out: Tensor) -> None:
     if rows == 0 or width == 0:
         return
     with torch.cuda.device_of(x):  # Triton launches on the current device
+        num_warps = _BLOCK // (_PER_THREAD * warp_size())
         _scale_rows[(rows, triton.cdiv(width, _BLOCK))](
-            x, x.stride(0), factor, out, out.stride(0), width, BLOCK=_BLOCK, num_warps=4, enable_fp_fusion=True
+            x, x.stride(0), factor, out, out.stride(0), width, BLOCK=_BLOCK, num_warps=num_warps, enable_fp_fusion=True
         )

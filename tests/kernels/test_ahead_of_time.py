@@ -60,6 +60,13 @@ def test_a_kernel_of_unaligned_rows_may_spill() -> None:
     assert report.complaints([case], ["sm_90"], table(spilled_bytes=8), None) == []
 
 
+def test_loads_may_be_narrow_on_some_targets() -> None:
+    case = CASE._replace(narrow_on=("gfx950",))
+    assert report.complaints([case], ["sm_90"], table(wide_loads=0), None) != []
+    found = {"triton": "1", "kernels": {CASE.name: {"gfx950": {**GOOD, "wide_loads": 0}}}}
+    assert report.complaints([case], ["gfx950"], found, None) == []
+
+
 def table(**changed) -> report.Table:
     return {"triton": "1", "kernels": {CASE.name: {"sm_90": {**GOOD, **changed}}}}
 
@@ -163,7 +170,8 @@ def test_amd_assembly() -> None:
         global_load_ushort v6, v[0:1], off
         v_mfma_f32_32x32x8_bf16_1k a[0:15], v[2:3], v[4:5], a[0:15]
         global_store_dwordx4 v[0:1], v[2:5], off
-        .sgpr_spill_count: 1
+        .private_segment_fixed_size: 12
+        .sgpr_spill_count: 7
         .vgpr_count:     70
         .vgpr_spill_count: 2
     """

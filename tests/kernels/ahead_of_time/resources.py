@@ -82,14 +82,18 @@ def nvidia(ptx: str, cubin: bytes) -> dict[str, int]:
 
 
 def amd(assembly: str) -> dict[str, int]:
-    """The same from AMD's assembly, where the compiler writes its register counts beside the code; no count for loops."""
+    """The same from AMD's assembly, where the compiler writes its register counts beside the code; no count for loops.
+
+    Spilled is what lies in scratch memory. Scalar registers are spilled to lanes of vector registers and, on some of these GPUs, vector
+    registers to accumulation registers: that is counted where they are, in the registers.
+    """
 
     def count(name: str) -> int:
         return int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1])
 
     return {
         "registers": count("vgpr_count"),
-        "spilled_bytes": 4 * (count("vgpr_spill_count") + count("sgpr_spill_count")),
+        "spilled_bytes": count("private_segment_fixed_size"),
         **{name: len(re.findall(pattern, assembly)) for name, pattern in _AMD.items()},
     }
 
