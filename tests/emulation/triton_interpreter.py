@@ -153,7 +153,10 @@ def _repair_patching(interpreter) -> None:
 
     def launch(self, *args, **kwargs):
         in_place.clear()
-        return stock_launch(self, *args, **kwargs)
+        try:
+            return stock_launch(self, *args, **kwargs)
+        finally:
+            in_place.clear()
 
     interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch, launch
     stock_type = interpreter._get_np_dtype
