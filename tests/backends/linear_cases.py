@@ -97,7 +97,7 @@ class Case:
 
 
 CASES = {
-    "bf16": Case(rows=70, vocab=601),
+    "bf16": Case(rows=70, vocab=333),
     "bf16, no bias, temperature": Case(bias=False, temperature=0.7, scale=1.3),
     "bf16, negative scale": Case(scale=-1.5),
     "bf16, softcap": Case(softcap=6.0, temperature=1.2),

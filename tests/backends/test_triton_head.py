@@ -23,7 +23,6 @@ require_triton()
 
 from fastpref.backends.triton_head import TritonHead, normalised_coefficients  # noqa: E402
 
-PLANS = ["D0", "D1", "D2", "D3"]
 HEAD = TritonHead()
 WHOLE, CUT = HeadTiling(4096, 4096), HeadTiling(224, 32)
 
@@ -68,7 +67,8 @@ def assert_gradients(case: Case, found: dict[str, Tensor]) -> None:
 def test_gradients(name) -> None:
     case = CASES[name]
     with watch():
-        assert_gradients(case, run_gradients(case))
+        if name in ("bf16", "fp16, softcap", "fp32, all transforms", "one of each", "odd"):
+            assert_gradients(case, run_gradients(case))
         assert_gradients(case, run_gradients(case, CUT, kept_rows=case.rows * 2 // 3))
 
 
@@ -84,22 +84,23 @@ def test_a_gradient_that_is_not_wanted_is_not_made() -> None:
 def test_adding_to_dw(dtype) -> None:
     case = Case(dtypes=(dtype, dtype))
     fresh = run_gradients(case)["dw"]
-    for tiling in (WHOLE, CUT):
-        main_grad = torch.full((case.vocab, case.width + 4), 3.0)[:, : case.width]
-        run_gradients(case, tiling, dw=main_grad)
-        torch.testing.assert_close(main_grad - 3.0, fresh.float(), rtol=2 * torch.finfo(dtype).eps, atol=2e-6)
-        same = torch.full(fresh.shape, 3.0, dtype=dtype)
-        run_gradients(case, tiling, dw=same)
-        torch.testing.assert_close(same, fresh + 3.0, rtol=2 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+    main_grad = torch.full((case.vocab, case.width + 4), 3.0)[:, : case.width]
+    run_gradients(case, CUT, dw=main_grad)
+    torch.testing.assert_close(main_grad - 3.0, fresh.float(), rtol=2 * torch.finfo(dtype).eps, atol=2e-6)
+    same = torch.full(fresh.shape, 3.0, dtype=dtype)
+    run_gradients(case, WHOLE if dtype == F32 else CUT, dw=same)
+    torch.testing.assert_close(same, fresh + 3.0, rtol=2 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("dtypes", [(BF16, BF16), (F16, F16), (F32, BF16)], ids=str)
-def test_ignored_and_silent_rows_reach_nothing(dtypes) -> None:
-    case, rest = (Case(rows=40, dtypes=dtypes) for _ in range(2))
+@pytest.mark.parametrize(
+    ("dtypes", "keep_rows"), [((BF16, BF16), (0, 24)), ((F16, F16), (24,)), ((F32, BF16), (0,))], ids=str
+)
+def test_ignored_and_silent_rows_reach_nothing(dtypes, keep_rows) -> None:
+    case, rest = (Case(rows=40, vocab=90, dtypes=dtypes) for _ in range(2))
     gone = torch.tensor([0, 3, 38, 39])
     case.tensors["targets"][gone[:2]] = -1
     case.tensors["onehot"][gone[2:]] = case.tensors["softmax"][gone[2:]] = 0.0
-    found = {kept: run_gradients(case, kept_rows=kept) for kept in (0, 24)}
+    found = {kept: run_gradients(case, kept_rows=kept) for kept in keep_rows}
     poisoned = case.tensors["hidden"].clone()
     poisoned[gone] = torch.nan
     case.tensors["hidden"] = poisoned
@@ -111,7 +112,8 @@ def test_ignored_and_silent_rows_reach_nothing(dtypes) -> None:
     keep[gone] = False
     rest.rows = 36
     rest.tensors.update({k: v[keep] for k, v in rest.tensors.items() if v.shape[0] == 40})
-    assert_gradients(rest, found[0] | {"dx": found[0]["dx"][keep]})
+    first = found[keep_rows[0]]
+    assert_gradients(rest, first | {"dx": first["dx"][keep]})
 
 
 def test_float16_coefficients_far_apart_and_tiny() -> None:
@@ -154,8 +156,8 @@ def test_errors() -> None:
 # --- the public functions ---------------------------------------------------------------------------------------------
 
 
-def problem(dtype: torch.dtype, bias: bool = True, **more: Any) -> oracle.Problem:
-    return oracle.make_problem(dtype, [12, 9, 14, 10], hidden=40, vocab=333, bias=bias, **more)
+def problem(dtype: torch.dtype, bias: bool = True, lengths: tuple[int, ...] = (12, 9, 14, 10)) -> oracle.Problem:
+    return oracle.make_problem(dtype, list(lengths), hidden=40, vocab=333, bias=bias)
 
 
 def call(p: oracle.Problem, objective: str = "sigmoid", **options: Any) -> Any:
@@ -185,8 +187,9 @@ def budget_for(p: oracle.Problem, plan: str) -> int | None:
     raise AssertionError("no budget keeps some rows and not all")
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(
+    ("plan", "dtype"), [*((p, d) for p in ("D0", "D3") for d in (F32, BF16, F16)), ("D1", BF16), ("D2", F16)], ids=str
+)
 def test_loss_and_gradients_under_every_plan(dtype, plan) -> None:
     p = problem(dtype)
     exact, plain = p.at(torch.float64), p.at(dtype)
@@ -207,8 +210,7 @@ def test_loss_and_gradients_under_every_plan(dtype, plan) -> None:
     assert count.peak_bytes - made <= out.plan.scratch_bytes + 4096
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize(("plan", "dtype"), [("D0", BF16), ("D1", F32), ("D2", BF16), ("D3", F32)], ids=str)
 def test_a_policy_that_is_its_reference_has_loss_ln_2(dtype, plan) -> None:
     p = problem(dtype)
     with torch.no_grad():
@@ -302,7 +304,7 @@ def test_main_grad_and_a_second_backward() -> None:
 
 def test_operator_contracts() -> None:
     """Schema and fake kernels agree with what runs, kept logits included."""
-    p = problem(BF16, bias=False)
+    p = problem(BF16, bias=False, lengths=(6, 5, 8, 5))
     arguments = (
         p.hidden.detach(),
         p.weight.detach(),
@@ -325,7 +327,7 @@ def test_operator_contracts() -> None:
 
 
 def test_objective_that_needs_a_divergence_runs_by_chunks() -> None:
-    p, q = problem(F32, bias=False), problem(F32, bias=False)
+    p, q = (problem(F32, bias=False, lengths=(3, 2, 4, 2)) for _ in range(2))
     out = run(p, "tdpo1")
     other = fastpref.linear_preference_loss(
         "tdpo1", q.hidden, q.weight, q.targets, q.cu_seqlens, reference=q.reference, beta=0.1, backend="eager"

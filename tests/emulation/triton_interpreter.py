@@ -6,6 +6,8 @@ What is wrong there and is put right here:
   is done in float32 and rounded to nearest even, as the compiled code does.
 * ``tl.max`` and ``tl.min`` warn where a lane holds nothing but NaN; numpy warns about every inf - inf. Kernels do both on purpose.
 * An exception inside a kernel arrives as text; a :class:`MemoryFault` now arrives as itself.
+* Every call of a device function puts all of ``triton.language`` in place again, which takes longer than most of them do; now the
+  first of a launch does. The table of numpy's types is made once per type and not once per value.
 
 All of this replaces private names, so it is tied to one exact version: with any other the tests that need it skip.
 """
@@ -45,6 +47,7 @@ def repair() -> str | None:
 
     _repair_bfloat16(interpreter)
     _repair_reductions(interpreter)
+    _repair_patching(interpreter)
     _repair_launch(interpreter)
     memory.install(interpreter)
     return None
@@ -129,6 +132,36 @@ def _repair_reductions(interpreter) -> None:
         return stock_min_max(self, operand, quiet.get(val_reduce_op, val_reduce_op), idx_reduce_op)
 
     interpreter.ReduceOps.min_max = min_max
+
+
+def _repair_patching(interpreter) -> None:
+    import triton.language as tl
+
+    stock_patch, stock_launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    in_place: set[tuple[bool, ...]] = set()  # of the launch that is running, whose end restores it
+
+    @functools.cache
+    def modules(fn) -> tuple[bool, ...]:
+        return tuple(any(value is module for value in fn.__globals__.values()) for module in (tl, tl.core))
+
+    def patch(fn):
+        seen = modules(fn)
+        if seen in in_place:
+            return interpreter._LangPatchScope()
+        in_place.add(seen)
+        return stock_patch(fn)
+
+    def launch(self, *args, **kwargs):
+        in_place.clear()
+        try:
+            return stock_launch(self, *args, **kwargs)
+        finally:
+            in_place.clear()
+
+    interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch, launch
+    stock_type = interpreter._get_np_dtype
+    by_element = functools.cache(stock_type)
+    interpreter._get_np_dtype = lambda dtype: by_element(dtype) if type(dtype) is tl.dtype else stock_type(dtype)
 
 
 def _repair_launch(interpreter) -> None:

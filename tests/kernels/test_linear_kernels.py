@@ -19,7 +19,7 @@ require_triton()
 
 from fastpref.kernels import linear_grad, linear_stats, linear_tiling, scale_rows, tiling  # noqa: E402
 
-SHAPES = {"one of each": (1, 1, 1), "small": (7, 31, 31), "even": (64, 64, 1000), "odd": (33, 100, 1571)}
+SHAPES = {"one of each": (1, 1, 1), "small": (7, 31, 31), "even": (64, 64, 512), "odd": (33, 100, 811)}
 
 
 @pytest.fixture
@@ -68,8 +68,9 @@ def test_statistics(launches, name) -> None:
     assert_statistics(CASES[name], run_stats(CASES[name], STATISTICS))
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [*((shape, BF16) for shape in SHAPES), ("odd", F32), ("odd", F16)], ids=str
+)
 def test_shapes(launches, dtype, shape) -> None:
     rows, width, vocab = SHAPES[shape]
     case = Case(rows=rows, width=width, vocab=vocab, dtypes=(dtype, dtype))
@@ -105,16 +106,16 @@ def test_ignored_rows_are_not_read_and_stay(launches) -> None:
 
 
 def test_bits_depend_on_no_neighbour_and_no_order_of_programs() -> None:
-    case = Case(rows=150, width=40, vocab=600)
+    case = Case(rows=80, width=40, vocab=300)
     runs = []
     for seed in (None, 1):
         with watch(seed):
             runs.append(run_stats(case, STATISTICS))
     for state, (name, value) in itertools.product(runs[1:], vars(runs[0]).items()):
         assert torch.equal(getattr(state, name), value), name
-    some = Case(rows=13, width=40, vocab=600)
-    last = slice(150 - 13, 150)
-    some.tensors.update({k: v[last] if v.shape[0] == 150 else v for k, v in case.tensors.items()})
+    some = Case(rows=13, width=40, vocab=300)
+    last = slice(80 - 13, 80)
+    some.tensors.update({k: v[last] if v.shape[0] == 80 else v for k, v in case.tensors.items()})
     alone = run_stats(some, STATISTICS)
     assert all(torch.equal(value, getattr(runs[0], name)[last]) for name, value in vars(alone).items())
     plain = run_stats(case, kept=keep(case))
@@ -147,11 +148,11 @@ def test_undefined_rows_are_nan_and_leave_the_others_alone(launches) -> None:
 
 
 def test_excluded_words_and_large_logits(launches) -> None:
-    case = Case(rows=20, width=40, vocab=1001)
+    case = Case(rows=20, width=40, vocab=601)
     bias = case.tensors["bias"]
     bias[::2] = -torch.inf
     bias[:520] = -torch.inf  # two segments of nothing
-    case.tensors["targets"] = torch.arange(601, 601 + 2 * case.rows, 2)
+    case.tensors["targets"] = torch.arange(521, 521 + 2 * case.rows, 2)
     case.tensors["hidden"] = case.tensors["hidden"] * 64
     state = run_stats(case, ("entropy", "argmax"))
     oracle, found = case.plain(torch.float64), state.statistics(case.tensors["targets"], case.vocab)
@@ -290,7 +291,7 @@ def test_chunks_are_parts_of_the_whole(launches, kept) -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_silent_rows_are_zeros_and_are_not_read(launches, kept) -> None:
-    case = Case(rows=200, width=40, vocab=300)
+    case = Case(rows=140, width=40, vocab=300)
     case.tensors["targets"][[2, 70]] = -1
     for name in ("onehot", "softmax"):
         case.tensors[name][[0, 1, 131]] = 0.0
@@ -306,7 +307,7 @@ def test_silent_rows_are_zeros_and_are_not_read(launches, kept) -> None:
     assert out[5].count_nonzero() == 1
     if not kept:
         tiles, columns = linear_tiling.linear_tiling(narrow=True), 2
-        assert (launch.reads("w_ptr") == -(-200 // tiles.rows) - 1).all()
+        assert (launch.reads("w_ptr") == -(-140 // tiles.rows) - 1).all()
         assert launch.reads("x_ptr")[~silent].max() == columns
     assert torch.equal(run_gradient(case, kept), out)
 
@@ -321,10 +322,10 @@ def test_kept_values_are_read_once_and_gradients_written_once(launches) -> None:
 
 
 def test_order_of_the_programs_does_not_change_a_bit_of_a_gradient() -> None:
-    case, found = Case(rows=70, width=40, vocab=500), []
+    case, found = Case(rows=70, width=40, vocab=300), []
     for seed in (None, 1):
         with watch(seed):
-            db = torch.empty(500)
+            db = torch.empty(300)
             found.append((run_gradient(case, False, db=db), run_gradient(case, True), db))
     for again in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(again, found[0], strict=True))

@@ -38,8 +38,9 @@ def statistics(logits, targets, transform, multiprocessors, edges=None):
     return state
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("transform", [PLAIN, SOFTCAP], ids=["plain", "softcap"])
+@pytest.mark.parametrize(
+    ("dtype", "transform"), [(torch.float32, SOFTCAP), (torch.bfloat16, PLAIN)], ids=["float32, softcap", "bfloat16"]
+)
 def test_split_rows_have_the_statistics_of_whole_rows(dtype, transform) -> None:
     logits, targets = draw(3, COLUMNS, dtype)
     logits[0, 7], logits[0, 39000] = (
@@ -77,7 +78,7 @@ def test_split_chunks_fold_into_the_state() -> None:
 def test_an_order_of_programs_does_not_matter() -> None:
     logits, targets = draw(3, COLUMNS, torch.bfloat16)
     found = []
-    for seed in (None, 1, 2):
+    for seed in (None, 1):
         with watch(shuffle_seed=seed):
             found.append(statistics(logits, targets, PLAIN, 16))
     for other in found[1:]:
