@@ -60,12 +60,19 @@ def row_contiguous(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
+def require_ignore_index(value: object) -> None:
+    """An integer."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"ignore_index: expected an int, found {value!r} ({type(value).__name__})")
+
+
 def normalise_targets(targets: Tensor, vocab: int, ignore_index: int) -> Tensor:
     """int64 targets with ``ignore_index`` mapped to :data:`~fastpref.backends.base.IGNORED`.
 
     An id outside ``[0, vocab)`` is an error that names the row where values may be looked at; elsewhere it becomes ``vocab``, which no
     column matches: the row yields NaN.
     """
+    require_ignore_index(ignore_index)
     if targets.dtype != torch.int64:
         raise TypeError(f"targets: expected dtype torch.int64, found {targets.dtype}")
     ignored = targets == ignore_index

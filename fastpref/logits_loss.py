@@ -23,6 +23,7 @@ from ._checks import (
     refuse_forward_mode,
     refuse_nan,
     require_floating,
+    require_ignore_index,
     require_same,
     require_shape,
     require_tensor,
@@ -70,7 +71,7 @@ def logits_preference_loss(
     :func:`fastpref.linear_preference_loss` needs no logits at all.
 
     On the Triton backend a loss of single pairs, sequences or tokens is three launches, and metrics are computed when they are first looked
-    at; data, token weights and losses that divide by lengths add a few launches over T or K numbers. Losses that look at a whole batch,
+    at (an error if ``targets``, ``cu_seqlens`` or data were overwritten by then); data, token weights and losses that divide by lengths add a few launches over T or K numbers. Losses that look at a whole batch,
     sort, carry a state or learn from data run their formula in PyTorch between the same kernels.
 
     Args:
@@ -120,6 +121,7 @@ def logits_preference_loss(
     require_same("targets", targets, "logits", logits, dtype=False)
     if targets.dtype != torch.int64:
         raise TypeError(f"targets: expected dtype torch.int64, found {targets.dtype}")
+    require_ignore_index(ignore_index)
     check_cu_seqlens(cu_seqlens, logits.shape[0])
     check_reference_presence(chosen, reference is not None)
     if inplace_backward:
@@ -208,6 +210,29 @@ class _Rows:
     token_weights: Tensor | None
     given: dict[str, Tensor]
 
+    def __post_init__(self) -> None:
+        self._versions = self._found_versions()
+
+    def _found_versions(self) -> dict[str, int]:
+        named = {
+            "targets": self.targets,
+            "cu_seqlens": self.cu_seqlens,
+            "token_weights": self.token_weights,
+            **self.given,
+        }
+        return {
+            name: tensor._version for name, tensor in named.items() if tensor is not None and not tensor.is_inference()
+        }
+
+    def check_unchanged(self) -> None:
+        """What is computed late must see what the call saw."""
+        found = self._found_versions()
+        changed = [name for name, version in self._versions.items() if found[name] != version]
+        if changed:
+            raise RuntimeError(
+                f"metrics: {', '.join(changed)} changed in place since the call; read the metrics before, or give the call a copy"
+            )
+
     @cached_property
     def call(self) -> Call:
         """Checked. This runs on the device."""
@@ -293,6 +318,7 @@ def _staged(
 
 def _metrics(rows: _Rows, logps: Tensor, reference: Tensor | None) -> Mapping[str, Tensor]:
     """The objective's, from token log-probs."""
+    rows.check_unchanged()
     if reference is not None and reference.shape == logps.shape:
         reference = reference.masked_fill(~rows.call.active, 0.0)
     return rows.chosen.metrics(rows.call.batch(logps, reference))

@@ -346,7 +346,7 @@ def linear_preference_loss(
         plan: force ``"D0"`` to ``"D3"``; ``None`` lets :mod:`fastpref.planner` choose.
         backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
         gradient_filter: see :func:`fastpref.linear_logprobs`; not for objectives that need the KL over the vocabulary.
-        main_grad: ``[V, H]`` float32 buffer that backward adds dW to, see :func:`fastpref.linear_logprobs`. Plans D1 and D2 keep dW in float32
+        main_grad: ``[V, H]`` float32 buffer that backward adds dW to, see :func:`fastpref.linear_logprobs`; not with a KL over the vocabulary. Plans D1 and D2 keep dW in float32
             for it until the upstream gradient is known, which counts against ``budget_bytes``.
         explain: return the ``Plan`` (predicted FLOPs, bytes, peak memory; every other plan and why it was not taken) and run nothing.
         **data: hyper-parameters (with a name) and the tensors that the objective declares; they may require gradients where they are learnt

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .tiling import INTERPRETED
+
 
 @triton.jit
 def tile_of_program(row_tiles, column_tiles, GROUP: tl.constexpr):
@@ -67,7 +69,8 @@ def is_narrow(hidden: Tensor, weight: Tensor) -> bool:
 
 
 def product_dtype(hidden: Tensor, weight: Tensor) -> tl.dtype:
-    """What the operands are multiplied in."""
-    if not is_narrow(hidden, weight):
+    """What the operands are multiplied in. Triton's interpreter multiplies the bit patterns of bfloat16: there it is float32, in which a product
+    of two 16-bit numbers is exact."""
+    if INTERPRETED or not is_narrow(hidden, weight):
         return tl.float32
     return tl.bfloat16 if hidden.dtype == torch.bfloat16 else tl.float16

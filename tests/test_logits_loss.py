@@ -269,6 +269,40 @@ def test_metrics_come_when_they_are_looked_at() -> None:
     assert len(calls) == 1
 
 
+def test_late_metrics_refuse_what_changed_in_between() -> None:
+    policy, reference, targets = draw()
+    ends = CU.clone()
+    out = fastpref.logits_preference_loss("sigmoid", policy, targets, ends, reference=reference, backend="triton")
+    ends.zero_()
+    with pytest.raises(RuntimeError, match="cu_seqlens changed in place since the call"):
+        out.metrics["rewards/margins"]
+
+
+@pytest.mark.parametrize("backend", ["triton", "cpu", "eager"])
+def test_a_function_as_a_loss(backend) -> None:
+    policy, reference, targets = draw()
+
+    def hinge(policy, reference):
+        chosen, rejected = (policy - reference).chunk(2)
+        return (1 - (chosen - rejected)).relu()
+
+    out = fastpref.logits_preference_loss(hinge, policy, targets, CU, reference=reference, backend=backend)
+    named = fastpref.logits_preference_loss(
+        "hinge", policy, targets, CU, reference=reference, beta=1.0, backend="eager"
+    )
+    torch.testing.assert_close(out.loss, named.loss, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["triton", "cpu", "eager"])
+@pytest.mark.parametrize("value", [1.5, True])
+def test_ignore_index_is_an_integer(backend, value) -> None:
+    policy, reference, targets = draw()
+    with pytest.raises(TypeError, match="ignore_index: expected an int"):
+        fastpref.logits_preference_loss(
+            "sigmoid", policy, targets, CU, reference=reference, ignore_index=value, backend=backend
+        )
+
+
 def test_without_a_gradient_there_is_no_third_launch() -> None:
     policy, reference, targets = draw()
     with watch() as launches, torch.no_grad():

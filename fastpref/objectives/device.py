@@ -227,7 +227,7 @@ def identify(objective: Objective, heads: Mapping[str, str]) -> str | None:
         heads: name of a head by identifier of each of :func:`variants` that it computes.
     """
     cls = type(objective)
-    if not cls.__module__.startswith(__package__):
+    if not cls.__module__.startswith(__package__) or not hasattr(cls, "name"):  # that of a function is the instance's
         return None
     label, base = cls.name, {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]  # a dataclass
     if base.get("beta") == 0.0 and getattr(objective, "beta", 0.0) > 0.0:
