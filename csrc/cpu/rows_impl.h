@@ -28,25 +28,18 @@ namespace fastpref {
 namespace FASTPREF_ISA {
 
 constexpr int kPair = 2 * kLanes;  // elements of one load2
-constexpr int kTermsPerLane = 64;
+constexpr int kTermsPerLane = 32;
 constexpr int kBlock = 2 * kPair * kTermsPerLane;
-constexpr float kFar = 16384.0f;           // a reference beyond this is subtracted before anything is multiplied
-constexpr float kJump = 16.0f;             // a block sum beyond this, and beyond twice its predecessors, has jumped
-constexpr int kPrefetchBytes = 4096;       // hardware prefetchers stop at the end of a page
-constexpr int64_t kStreamBytes = 1 << 25;  // a destination from this size on is written past the caches
-constexpr int64_t kTaskLogits =
-    1 << 15;  // what a thread takes at a time, at least; waking threads for less does not pay
-constexpr int64_t kMostTaskLogits = 1 << 18;  // and at most, where there are
+constexpr float kJump = 16.0f;                // a block sum beyond this, and beyond twice its predecessors, has jumped
+constexpr int kPrefetchBytes = 4096;          // hardware prefetchers stop at the end of a page
+constexpr int64_t kStreamBytes = 1 << 25;     // a destination from this size on is written past the caches
+constexpr int64_t kTaskLogits = 1 << 15;      // the least a thread takes at a time: waking it for less does not pay
+constexpr int64_t kMostTaskLogits = 1 << 18;  // and the most, where there are
 constexpr int64_t kTasksPerThread = 8;        // so many for each
 
 struct Identity {
   explicit Identity(const Transform&) {}
 
-  Vec z(Vec x) const { return x; }
-};
-
-// z - m, already taken.
-struct Differences {
   Vec z(Vec x) const { return x; }
 };
 
@@ -140,36 +133,11 @@ struct LaneSums {
 
   LaneSums() : s(set1(0.0f)), s2(s), sd(s) {}
 
-  // Adds e = 2^y. The bound makes 0 of the 0 * -inf of an excluded logit, and changes no other bit.
-  void operator()(Vec e, Vec y) {
+  // Adds e = exp(d). The bound makes 0 of the 0 * -inf of an excluded logit, and changes no other bit.
+  void operator()(Vec e, Vec d) {
     s = add(s, e);
     if (kMoments >= kSquares) s2 = fmadd(e, e, s2);
-    if (kMoments >= kEntropy) sd = fmadd(e, kMoments == kEntropy ? y : max(y, set1(-1e4f)), sd);
-  }
-};
-
-// y = (z - m) log2(e) + excess in one operation where there is a fused one: the product with m is rounded before, and by how
-// much (the excess) is known. It is small for any |m| up to kFar.
-struct Exponents {
-  Vec reference;
-  double excess = 0.0;
-
-  explicit Exponents(float m) {
-    const double exact = -static_cast<double>(m) * kLog2E;
-    const float rounded = static_cast<float>(exact);
-    if (kFused) excess = rounded - exact;
-    reference = set1(kFused ? rounded : m);
-  }
-
-  Vec operator()(Vec z) const {
-    const Vec factor = set1(kLog2E);
-    return kFused ? fmadd(z, factor, reference) : mul(sub(z, reference), factor);
-  }
-
-  // 2^-excess.
-  double correction() const {
-    const double u = -0.693147180559945309 * excess;
-    return 1.0 + u * (1.0 + u * (0.5 + u / 6.0));
+    if (kMoments >= kEntropy) sd = fmadd(e, kMoments == kEntropy ? d : max(d, set1(-1e4f)), sd);
   }
 };
 
@@ -179,18 +147,17 @@ struct BlockSums {
   float total;  // sum z, where it was asked for
 };
 
-// sum exp(z - m), and its companions, over a block of at most kBlock columns, where |m| is not beyond kFar.
+// sum exp(z - m), and its companions, over a block of at most kBlock columns.
 template <Moments kMoments, bool kTotal, class T, class Z>
-static BlockSums near_block_sum(const T* x, int n, const Z& t, float m) {
-  const Vec zero = set1(0.0f);
-  const Exponents exponent(m);
+static BlockSums block_sum(const T* x, int n, const Z& t, float m) {
+  const Vec zero = set1(0.0f), reference = set1(m);
   const ScaledExp exp(1.0f);
   LaneSums<kMoments> sum[4];
   Vec v[4], total[2] = {zero, zero};
   const auto add_z = [&](int k, Vec z) {
     if (kTotal) total[k & 1] = add(total[k & 1], z);
-    const Vec y = exponent(z);
-    sum[k](exp.exp2(y), y);
+    const Vec d = sub(z, reference);
+    sum[k](exp(d), d);
   };
   int i = 0;
   for (; i + 2 * kPair <= n; i += 2 * kPair) {
@@ -208,46 +175,23 @@ static BlockSums near_block_sum(const T* x, int n, const Z& t, float m) {
     Vec weight[2];
     load_tail(x + i, n - i, v, weight);
     for (int k = 0; k < 2; k++) {
-      const Vec z = t.z(v[k]), y = select_less(zero, weight[k], exponent(z), zero);
+      const Vec z = t.z(v[k]), d = select_less(zero, weight[k], sub(z, reference), zero);
       if (kTotal) total[k] = add(total[k], select_less(zero, weight[k], z, zero));
-      sum[2 + k](select_less(zero, weight[k], exp.exp2(y), zero), y);
+      sum[2 + k](select_less(zero, weight[k], exp(d), zero), d);
     }
   }
   const auto over = [&](Vec LaneSums<kMoments>::* part) {
     return static_cast<double>(reduce_add(add(add(sum[0].*part, sum[1].*part), add(sum[2].*part, sum[3].*part))));
   };
-  const double f = exponent.correction(), s = over(&LaneSums<kMoments>::s);
-  BlockSums found = {{m, f * s}, 0.0f, 0.0f};
-  if (kMoments >= kSquares) found.sum.s2 = f * f * over(&LaneSums<kMoments>::s2);
-  if (kMoments >= kEntropy) found.sum.sd = f * (over(&LaneSums<kMoments>::sd) - exponent.excess * s) / kLog2E;
+  BlockSums found = {{m, over(&LaneSums<kMoments>::s)}, 0.0f, 0.0f};
+  if (kMoments >= kSquares) found.sum.s2 = over(&LaneSums<kMoments>::s2);
+  if (kMoments >= kEntropy) found.sum.sd = over(&LaneSums<kMoments>::sd);
   if (kMoments >= kSquares) {  // a bound that flat rows do not reach either
     found.peak = sqrtf(reduce_max(max(max(sum[0].s2, sum[1].s2), max(sum[2].s2, sum[3].s2))));
   } else {
     found.peak = reduce_max(max(max(sum[0].s, sum[1].s), max(sum[2].s, sum[3].s)));
   }
   if (kTotal) found.total = reduce_add(add(total[0], total[1]));
-  return found;
-}
-
-// The same for any m.
-template <Moments kMoments, bool kTotal, class T, class Z>
-static BlockSums block_sum(const T* x, int n, const Z& t, float m) {
-  if (!kFused || fabsf(m) <= kFar) return near_block_sum<kMoments, kTotal>(x, n, t, m);
-  alignas(64) float differences[kBlock];
-  Vec total = set1(0.0f);
-  for (int i = 0; i < n; i += kPair) {  // load2 need not keep the order: padding is excluded, not left out
-    Vec v[2], weight[2] = {set1(1.0f), set1(1.0f)};
-    n - i < kPair ? load_tail(x + i, n - i, v, weight) : load2(x + i, v, v + 1);
-    for (int k = 0; k < 2; k++) {
-      v[k] = t.z(v[k]);
-      if (kTotal) total = add(total, select_less(set1(0.0f), weight[k], v[k], set1(0.0f)));
-      v[k] = select_less(set1(0.0f), weight[k], sub(v[k], set1(m)), set1(-INFINITY));
-    }
-    store2(differences + i, v[0], v[1]);
-  }
-  BlockSums found = near_block_sum<kMoments, false>(differences, (n + kPair - 1) / kPair * kPair, Differences{}, 0.0f);
-  found.sum.m = m;
-  if (kTotal) found.total = reduce_add(total);
   return found;
 }
 

@@ -12,7 +12,6 @@ struct Vec {
   __m256 v;
 };
 constexpr int kLanes = 8;
-constexpr bool kFused = true;
 
 FASTPREF_FN Vec set1(float x) { return {_mm256_set1_ps(x)}; }
 FASTPREF_FN Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }

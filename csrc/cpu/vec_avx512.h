@@ -12,7 +12,6 @@ struct Vec {
   __m512 v;
 };
 constexpr int kLanes = 16;
-constexpr bool kFused = true;
 
 FASTPREF_FN Vec set1(float x) { return {_mm512_set1_ps(x)}; }
 FASTPREF_FN Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }

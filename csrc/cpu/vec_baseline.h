@@ -20,7 +20,6 @@ struct Vec {
   Float4 v;
 };
 constexpr int kLanes = 4;
-constexpr bool kFused = false;
 
 FASTPREF_FN Vec set1(float x) { return {Float4{x, x, x, x}}; }
 FASTPREF_FN Vec add(Vec a, Vec b) { return {a.v + b.v}; }

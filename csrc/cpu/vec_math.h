@@ -1,5 +1,5 @@
 // exp and tanh on a Vec. Include after one vec_<isa>.h, with FASTPREF_ISA naming its namespace; each of those provides
-//   Vec, kLanes, kFused (whether fmadd rounds once), set1, add, sub, mul, div, fmadd, abs, copysign, reduce_add, reduce_max
+//   Vec, kLanes, set1, add, sub, mul, div, fmadd, abs, copysign, reduce_add, reduce_max
 //   max(a, b)                     returns b where either is NaN
 //   select_less(a, b, yes, no)    yes where a < b; no elsewhere, also where either is NaN
 //   split_exponent, scale_by_exponent   y = floor(y) + fraction and p * 2^floor(y)
@@ -28,12 +28,9 @@ struct ScaledExp {
         c4(set1(k * kExp2P3)),
         c5(set1(k * kExp2P4)) {}
 
-  Vec operator()(Vec d) const { return exp2(mul(d, set1(kLog2E))); }
-
-  // 2^y times the constant, whatever y was made from.
-  Vec exp2(Vec y) const {
+  Vec operator()(Vec d) const {
     Vec f;
-    const Exponent e = split_exponent(y, &f);
+    const Exponent e = split_exponent(mul(d, set1(kLog2E)), &f);
     Vec p = fmadd(c5, f, c4);
     p = fmadd(p, f, c3);
     p = fmadd(p, f, c2);
