@@ -448,6 +448,6 @@ def test_any_row_in_any_chunks(native, data):
     logits = row.to(dtype)[None]
     finite = row.isfinite().nonzero().squeeze(1)
     targets = finite[data.draw(st.integers(0, len(finite) - 1))][None]
-    assert_stats(logits, targets, t, *fold(native, logits, targets, t, cuts).finish(targets))
+    assert_stats(logits, targets, t, *fold(native, logits, targets, t, cuts).finish(targets), equal_terms=32)
     lse, (onehot, softmax) = oracle_lse(logits, targets, t), draw_coefficients(1, seed=cols)
     assert_grad(logits, targets, lse, onehot, softmax, t, gradient(native, logits, targets, lse, onehot, softmax, t))
