@@ -25,11 +25,15 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
-RECORD = Path("fastpref", "_build_info.json")  # read by fastpref/backends/cpu.py
+RECORD = Path("fastpref", "_build_info.json")  # read by fastpref/backends/native.py
 
 SOURCES = [
     "csrc/bindings.cpp",
     "csrc/bind_head.cpp",
+    "csrc/bind_cuda.cpp",
+    "csrc/bind_cuda_rows.cpp",
+    "csrc/bind_cuda_preference.cpp",
+    "csrc/bind_cuda_linear.cpp",
     "csrc/cpu/kernels.cpp",
     "csrc/cpu/stream.cpp",
     "csrc/cpu/rows_baseline.cpp",

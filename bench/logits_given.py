@@ -33,7 +33,8 @@ from torch.nn import functional as F
 
 import fastpref
 from fastpref.backends import LogitTransform, RowState
-from fastpref.backends.cpu import CpuBackend, load_native
+from fastpref.backends.cpu import CpuBackend
+from fastpref.backends.native import load_native
 
 BETA = 0.1
 READ, UPDATE, LIMIT = "read", "update", "memory"

@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 from fastpref.backends import LogitTransform, RowState
 from fastpref.backends.base import STATISTICS
-from fastpref.backends.cpu import CpuBackend, load_native
+from fastpref.backends.cpu import CpuBackend
+from fastpref.backends.native import load_native
 
 OURS, LIMIT = "fastpref", "memory"
 PLAIN = LogitTransform()

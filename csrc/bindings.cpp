@@ -1,5 +1,5 @@
 // fastpref._C: the native kernels as functions of raw addresses and sizes. No torch header is included, so the module
-// needs no rebuild when torch changes; fastpref/backends/cpu.py is the one place that knows both sides.
+// needs no rebuild when torch changes; fastpref/backends/native.py and cpu.py are where both sides are known.
 //
 // Tensors arrive as data_ptr() integers and must stay alive during the call, which runs without the GIL. Nothing here
 // checks what they point to. Bump kAbiVersion whenever the signature or meaning of a function changes.
@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "bind_cuda.h"
 #include "bind_head.h"
 #include "core/rows.h"
 #include "cpu/kernels.h"
@@ -202,6 +203,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("threads"), "Backend.row_kl_grad on addresses.");
 
   bind_head(m, [] { return active_isa().load()->head; });
+  bind_cuda(m);
 
   m.def(
       "stream_read",

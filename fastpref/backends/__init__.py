@@ -26,7 +26,12 @@ __all__ = [
     "select",
 ]
 
-BACKENDS: dict[str, str] = {"eager": "EagerBackend", "cpu": "CpuBackend", "triton": "TritonBackend"}
+BACKENDS: dict[str, str] = {
+    "eager": "EagerBackend",
+    "cpu": "CpuBackend",
+    "triton": "TritonBackend",
+    "cuda": "CudaBackend",
+}
 """Name of each backend (its module here) and its class."""
 
 

@@ -8,56 +8,14 @@ this CPU has; ``FASTPREF_CPU_ISA`` (baseline, avx2, avx512 or amx) names another
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import torch  # before fastpref._C, so that both use the OpenMP runtime that torch brings
+import torch
 from torch import Tensor
 
 from .base import Direction, KlState, LogitTransform, RowState
 from .cpu_head import CpuHead
-
-ABI_VERSION = 3
-"""Version of the functions of ``fastpref._C`` that this file was written for."""
-
-BUILD_RECORD = Path(__file__).resolve().parent.parent / "_build_info.json"
-"""Where ``setup.py`` says why there is no native module."""
-
-_REBUILD = "rebuild: pip install -e . (or reinstall fastpref)"
-
-
-def _why_not_built() -> str:
-    try:
-        reason = json.loads(BUILD_RECORD.read_text())["reason"]
-    except (OSError, ValueError, KeyError):
-        reason = None
-    return reason or "nothing is recorded about its build"
-
-
-def load_native() -> ModuleType:
-    """``fastpref._C``, checked to fit this file and set to ``FASTPREF_CPU_ISA``; ``ImportError`` with the reason otherwise."""
-    try:
-        native = importlib.import_module("fastpref._C")
-    except ModuleNotFoundError:
-        raise ImportError(f"fastpref._C is not built ({_why_not_built()}); {_REBUILD}") from None
-    except ImportError as error:
-        raise ImportError(f"fastpref._C cannot be loaded ({error}); {_REBUILD}") from error
-    if (found := getattr(native, "ABI_VERSION", None)) != ABI_VERSION:
-        raise ImportError(f"fastpref._C has ABI version {found}, expected {ABI_VERSION}; {_REBUILD}")
-    if isa := os.environ.get("FASTPREF_CPU_ISA"):
-        try:
-            native.set_isa(isa)
-        except ValueError as error:
-            raise ImportError(f"FASTPREF_CPU_ISA={isa!r}: {error}") from None
-    return native
-
-
-def _address(values: Tensor | None) -> int:
-    return 0 if values is None else values.data_ptr()
+from .native import address, load_native
 
 
 class CpuBackend:
@@ -95,7 +53,7 @@ class CpuBackend:
             "cols": logits.shape[1],
             "col0": col0,
             "targets": targets.data_ptr(),
-            "inv_temperature": _address(transform.inv_temperature),
+            "inv_temperature": address(transform.inv_temperature),
             "logit_scale": transform.logit_scale,
             "softcap": transform.softcap,
             "temperature": transform.temperature,
@@ -111,11 +69,11 @@ class CpuBackend:
             m=state.m.data_ptr(),
             s=state.s.data_ptr(),
             zt=state.zt.data_ptr(),
-            s2=_address(state.s2),
-            sd=_address(state.sd),
-            total=_address(state.total),
-            top=_address(state.top),
-            argmax=_address(state.argmax),
+            s2=address(state.s2),
+            sd=address(state.sd),
+            total=address(state.total),
+            top=address(state.top),
+            argmax=address(state.argmax),
         )
 
     def row_grad(

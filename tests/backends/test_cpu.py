@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from fastpref.backends import cpu
+from fastpref.backends import native as loading
 
 
 @pytest.fixture
 def built() -> SimpleNamespace:
     try:
-        return cpu.load_native()
+        return loading.load_native()
     except ImportError as error:
         pytest.skip(str(error))
 
@@ -35,7 +36,7 @@ def module(monkeypatch: pytest.MonkeyPatch):
                 raise outcome
             return outcome
 
-        monkeypatch.setattr(cpu.importlib, "import_module", import_module)
+        monkeypatch.setattr(loading.importlib, "import_module", import_module)
 
     return install
 
@@ -43,7 +44,7 @@ def module(monkeypatch: pytest.MonkeyPatch):
 def test_missing_module_gives_the_recorded_reason(module, monkeypatch, tmp_path):
     record = tmp_path / "_build_info.json"
     record.write_text(json.dumps({"built": False, "reason": "no C++ compiler was found"}))
-    monkeypatch.setattr(cpu, "BUILD_RECORD", record)
+    monkeypatch.setattr(loading, "BUILD_RECORD", record)
     module(ModuleNotFoundError("No module named 'fastpref._C'"))
     with pytest.raises(ImportError, match=r"not built \(no C\+\+ compiler was found\); rebuild: pip install -e \."):
         cpu.CpuBackend()
@@ -54,7 +55,7 @@ def test_missing_module_without_a_reason(module, monkeypatch, tmp_path, text):
     record = tmp_path / "_build_info.json"
     if text is not None:
         record.write_text(text)
-    monkeypatch.setattr(cpu, "BUILD_RECORD", record)
+    monkeypatch.setattr(loading, "BUILD_RECORD", record)
     module(ModuleNotFoundError("No module named 'fastpref._C'"))
     with pytest.raises(ImportError, match="nothing is recorded about its build"):
         cpu.CpuBackend()
@@ -66,10 +67,10 @@ def test_module_that_does_not_load(module):
         cpu.CpuBackend()
 
 
-@pytest.mark.parametrize("version", [0, cpu.ABI_VERSION - 1, cpu.ABI_VERSION + 1, None])
+@pytest.mark.parametrize("version", [0, loading.ABI_VERSION - 1, loading.ABI_VERSION + 1, None])
 def test_module_of_another_version(module, version):
     module(SimpleNamespace(ABI_VERSION=version) if version is not None else SimpleNamespace())
-    with pytest.raises(ImportError, match=rf"ABI version {version}, expected {cpu.ABI_VERSION}; rebuild"):
+    with pytest.raises(ImportError, match=rf"ABI version {version}, expected {loading.ABI_VERSION}; rebuild"):
         cpu.CpuBackend()
 
 
@@ -83,7 +84,7 @@ def test_instruction_set_that_this_cpu_lacks(module, monkeypatch):
     def set_isa(name: str) -> None:
         raise ValueError(f"this CPU has no {name}")
 
-    module(SimpleNamespace(ABI_VERSION=cpu.ABI_VERSION, set_isa=set_isa))
+    module(SimpleNamespace(ABI_VERSION=loading.ABI_VERSION, set_isa=set_isa))
     monkeypatch.setenv("FASTPREF_CPU_ISA", "avx512")
     with pytest.raises(ImportError, match="FASTPREF_CPU_ISA='avx512': this CPU has no avx512"):
         cpu.CpuBackend()
@@ -101,7 +102,7 @@ def test_environment_names_the_instruction_set(built, monkeypatch):
 
 
 def test_widest_instruction_set_is_the_default(built):
-    code = "from fastpref.backends import cpu; n = cpu.load_native(); print(n.active_isa(), *n.supported_isas())"
+    code = "from fastpref.backends import native; n = native.load_native(); print(n.active_isa(), *n.supported_isas())"
     env = {name: value for name, value in os.environ.items() if name != "FASTPREF_CPU_ISA"}
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     active, *supported = result.stdout.split()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastpref.backends.base import STATISTICS, LogitTransform, RowState
-from fastpref.backends.cpu import load_native
 from fastpref.backends.cpu_head import PLANES, CpuHead, HeadTiling
+from fastpref.backends.native import load_native
 from tests.oracle import assert_precise, transform
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
