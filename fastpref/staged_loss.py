@@ -57,7 +57,7 @@ class Staging:
 
 def stage_of(backend: str | None, device: torch.device, dtype: torch.dtype) -> Stage | None:
     """The stage of the backend that takes these logits, if it has one."""
-    return getattr(backends.select(backend, device, dtype), "stage", None)
+    return getattr(backends.select(backend, device, dtype, given_logits=True), "stage", None)
 
 
 def staging(objective: Objective, stage: Stage, given: Mapping[str, Tensor], weighted: bool) -> Staging | None:

@@ -152,7 +152,7 @@ def _logprobs(
     stats: str = "",
 ) -> Outputs:
     rows, vocab = logits.shape
-    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen = backends.select(backend, logits.device, logits.dtype, given_logits=True)
     state = RowState.start(rows, logits.device, accumulation_dtype(logits.dtype), stats.split(","))
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
     chosen.row_stats(row_contiguous(logits), targets, state, col0=0, transform=transform)
@@ -180,7 +180,7 @@ def _logprobs_backward(
     logits = row_contiguous(logits)
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
-    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen = backends.select(backend, logits.device, logits.dtype, given_logits=True)
     chosen.row_grad(logits, targets, lse, onehot_coef, softmax_coef, out, col0=0, transform=transform)
     return out
 
@@ -204,7 +204,7 @@ def _logprobs_backward_inplace(
     backend: str,
 ) -> None:
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
-    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen = backends.select(backend, logits.device, logits.dtype, given_logits=True)
     chosen.row_grad(logits, targets, lse, onehot_coef, softmax_coef, logits, col0=0, transform=transform)
 
 
@@ -302,7 +302,7 @@ def logprobs(
     if inplace_backward:
         refuse_leaf(logits)
     refuse_forward_mode(logits)
-    backends.select(backend, logits.device, logits.dtype)
+    backends.select(backend, logits.device, logits.dtype, given_logits=True)
     rows = logits.reshape(-1, logits.shape[-1])
     ids = normalise_targets(targets.reshape(-1), logits.shape[-1], ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, logits)

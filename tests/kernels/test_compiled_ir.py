@@ -127,7 +127,7 @@ def test_the_stages_of_a_loss(backend, launches, objective) -> None:
     staged = stage.forward(
         stage.names[objective], (0.2,) if token else (0.1,), logits, None if token else ref_logits, targets, cu_seqlens,
         ignore_index=-100, transform=PLAIN, data=(advantages, None) if token else (), ref_logps=None, weights=None,
-        number=None, divisors=lengths if token else None,
+        number=None, divisors=lengths if token else None, reward_scale=None,
     )  # fmt: skip
     out = torch.full_like(logits, torch.nan)
     stage.backward(logits, targets, staged.lse, staged.coef, torch.tensor(2.0), out, PLAIN)
