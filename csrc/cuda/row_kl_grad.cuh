@@ -39,7 +39,7 @@ FASTPREF_DEVICE float kl_grad_entry(const KlGradRow& r, float x, float y, bool i
 }
 
 template <class T, TransformKind kKind>
-FASTPREF_KERNEL(kGradThreads, 4)
+FASTPREF_KERNEL(kGradThreads, kKind == TransformKind::kSoftcap ? 2 : 4)
 void row_kl_grad(const RowKlGradArgs args) {
   constexpr int kWidth = kPerVector<T>, kGroups = 1;
   const RowGradArgs& a = args.policy;

@@ -87,24 +87,24 @@ void place(RowParts* parts, void* workspace, int64_t rows, void* stream, OnDevic
 
 bool wants_more(const RowStatsArgs& a) { return a.s2 || a.sd || a.total || a.top; }
 
-int stats_threads(const RowStatsArgs& a) {
-  return threads_for(a.cols, kStatsLoads * 16 / element_size(a.dtype), kRowThreads);
+int stats_threads(DType dtype, int64_t cols) {
+  return threads_for(cols, kStatsLoads * 16 / element_size(dtype), kRowThreads);
 }
 
-RowParts stats_parts(const RowStatsArgs& a, int multiprocessors) {
-  return parts_of(a.rows, a.cols, a.dtype, stats_threads(a), kStatsLoads, multiprocessors);
+RowParts stats_parts(DType dtype, int64_t rows, int64_t cols, int multiprocessors) {
+  return parts_of(rows, cols, dtype, stats_threads(dtype, cols), kStatsLoads, multiprocessors);
 }
 
-int64_t row_stats_workspace(const RowStatsArgs& a, int multiprocessors) {
-  if (a.rows == 0 || a.cols == 0) return 0;
-  const int64_t partial = wants_more(a) ? sizeof(Everything) : sizeof(Running);
-  return parts_workspace(stats_parts(a, multiprocessors), a.rows, partial);
+int64_t row_stats_workspace(DType dtype, int64_t rows, int64_t cols, bool more, int multiprocessors) {
+  if (rows == 0 || cols == 0) return 0;
+  const RowParts parts = stats_parts(dtype, rows, cols, multiprocessors);
+  return parts_workspace(parts, rows, more ? sizeof(Everything) : sizeof(Running));
 }
 
 template <class T, TransformKind kKind, class R>
 void launch_row_stats(const RowStatsArgs& a, const RowParts& parts, void* stream) {
   const dim3 grid(static_cast<unsigned>(a.rows), static_cast<unsigned>(parts.count));
-  const unsigned threads = static_cast<unsigned>(stats_threads(a));
+  const unsigned threads = static_cast<unsigned>(stats_threads(a.dtype, a.cols));
   if (a.bias) {
     const auto kernel = row_stats<T, kKind, R, Bias>;
     FASTPREF_LAUNCH(kernel, grid, threads, 0, stream, a, parts, Bias{a.bias, a.bias_dtype});
@@ -116,7 +116,7 @@ void launch_row_stats(const RowStatsArgs& a, const RowParts& parts, void* stream
 
 void run_row_stats(const RowStatsArgs& a, void* workspace, const CudaLaunch& where, OnDevice* on) {
   if (a.rows == 0 || a.cols == 0) return;
-  RowParts parts = stats_parts(a, where.multiprocessors);
+  RowParts parts = stats_parts(a.dtype, a.rows, a.cols, where.multiprocessors);
   place(&parts, workspace, a.rows, where.stream, on);
   if (!on->ok()) return;
   for_dtype(a.dtype, [&](auto element) {
@@ -179,20 +179,22 @@ CudaStatus run_row_grad(const RowGradArgs& a, const CudaLaunch& where) {
 
 // --- divergence ---------------------------------------------------------------------------------------------------------
 
-RowParts cross_parts(const RowKlStatsArgs& a, int multiprocessors) {
-  const DType dtype = a.policy.dtype;
-  const int threads = threads_for(a.cols, kCrossLoads * 16 / element_size(dtype), kRowThreads);
-  return parts_of(a.rows, a.cols, dtype, threads, kCrossLoads, multiprocessors);
+int cross_threads(DType dtype, int64_t cols) {
+  return threads_for(cols, kCrossLoads * 16 / element_size(dtype), kRowThreads);
+}
+
+RowParts cross_parts(DType dtype, int64_t rows, int64_t cols, int multiprocessors) {
+  return parts_of(rows, cols, dtype, cross_threads(dtype, cols), kCrossLoads, multiprocessors);
 }
 
 int64_t kept_bytes(int64_t rows) { return ceil_div(rows * 12, 16) * 16; }
 
 // The kept state, then what the three launches after it use one after the other.
-int64_t row_kl_stats_workspace(const RowKlStatsArgs& a, int multiprocessors) {
-  if (a.rows == 0 || a.cols == 0) return 0;
-  const int64_t stats = row_stats_workspace(a.policy, multiprocessors);
-  const int64_t cross = parts_workspace(cross_parts(a, multiprocessors), a.rows, sizeof(float));
-  return kept_bytes(a.rows) + (stats > cross ? stats : cross);
+int64_t row_kl_stats_workspace(DType dtype, int64_t rows, int64_t cols, int multiprocessors) {
+  if (rows == 0 || cols == 0) return 0;
+  const int64_t stats = row_stats_workspace(dtype, rows, cols, false, multiprocessors);
+  const int64_t cross = parts_workspace(cross_parts(dtype, rows, cols, multiprocessors), rows, sizeof(float));
+  return kept_bytes(rows) + (stats > cross ? stats : cross);
 }
 
 CudaStatus run_row_kl_stats(const RowKlStatsArgs& args, void* workspace, const CudaLaunch& where) {
@@ -208,7 +210,7 @@ CudaStatus run_row_kl_stats(const RowKlStatsArgs& args, void* workspace, const C
   run_row_stats(args.policy, shared, where, &on);
   run_row_stats(args.reference, shared, where, &on);
 
-  RowParts parts = cross_parts(args, where.multiprocessors);
+  RowParts parts = cross_parts(a.dtype, args.rows, args.cols, where.multiprocessors);
   place(&parts, shared, args.rows, where.stream, &on);
   if (!on.ok()) return on.status();
   const RowCrossArgs cross = {
@@ -216,7 +218,7 @@ CudaStatus run_row_kl_stats(const RowKlStatsArgs& args, void* workspace, const C
       a.targets, a.inv_temperature, kept,       kept + args.rows, kept + 2 * args.rows, a.m,
       b.m,       args.cross,        a.transform};
   const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>(parts.count));
-  const int threads = threads_for(args.cols, kCrossLoads * 16 / element_size(a.dtype), kRowThreads);
+  const int threads = cross_threads(a.dtype, args.cols);
   for_dtype(a.dtype, [&](auto element) {
     for_kind(a.transform, a.inv_temperature != nullptr, [&](auto kind) {
       const auto kernel = row_cross<decltype(element), decltype(kind)::kValue>;
