@@ -22,7 +22,7 @@
 #else
   #include <cuda_runtime.h>
   #define FASTPREF_DEVICE static __device__ __forceinline__
-  #define FASTPREF_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
+  #define FASTPREF_KERNEL(threads, blocks) static __global__ __launch_bounds__(threads, blocks)
   #define FASTPREF_SHARED(T, name, n) __shared__ T name[n]
   #define FASTPREF_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
   #define FASTPREF_LAUNCH(kernel, grid, threads, shared_bytes, stream, ...) \
