@@ -25,7 +25,7 @@ class CpuBackend(NativeRows):
 
     def __init__(self) -> None:
         super().__init__(load_native())
-        self.head = CpuHead(self._native, self._dtypes)
+        self.head = CpuHead(self._native, self.dtypes)
 
     def describe(self) -> str:
         """One line for ``fastpref doctor``."""
@@ -38,7 +38,7 @@ class CpuBackend(NativeRows):
         """float32, bfloat16 and float16 on the CPU."""
         if device.type != "cpu":
             return f"the native kernels run on the CPU, found device {device.type!r}"
-        if dtype not in self._dtypes:
+        if dtype not in self.dtypes:
             return f"the native kernels take float32, bfloat16 and float16 logits, found {dtype}"
         return None
 

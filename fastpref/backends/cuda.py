@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .cuda_rows import CudaRows
+from .cuda_stage import CudaStage
 from .native import load_native
 
 LIBRARY = Path(__file__).resolve().parent.parent / "libfastpref_cuda.so"
@@ -22,7 +23,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class CudaBackend(CudaRows):
-    """The CUDA kernels as a backend."""
+    """The CUDA kernels as a backend.
+
+    Attributes:
+        stage: the whole of a loss from given logits.
+    """
 
     name = "cuda"
 
@@ -33,6 +38,7 @@ class CudaBackend(CudaRows):
         self._emulated: bool = about["emulated"]
         super().__init__(native, self._emulated)
         self._architectures: str = about["architectures"]
+        self.stage = CudaStage(native, self)
 
     def describe(self) -> str:
         """See the protocol."""

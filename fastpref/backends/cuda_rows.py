@@ -35,7 +35,7 @@ class CudaRows(NativeRows):
         self.multiprocessors: int | None = 0 if emulated else None
         self._on_host = emulated
 
-    def _where(self, tensor: Tensor) -> dict[str, int]:
+    def where(self, tensor: Tensor) -> dict[str, int]:
         """``device``, ``stream`` and ``multiprocessors`` of a launch on the device of ``tensor``."""
         if self._on_host:
             return {"device": 0, "stream": 0, "multiprocessors": self.multiprocessors or 0}
@@ -48,14 +48,14 @@ class CudaRows(NativeRows):
         }
 
     def _call(self, primitive: str, logits: Tensor, arguments: dict[str, Any]) -> None:
-        where = self._where(logits)
+        where = self.where(logits)
         workspace = self._workspace(primitive, logits, arguments, where["multiprocessors"])
         if workspace is not None:
             arguments["workspace"] = workspace.data_ptr()
         getattr(self._native, f"cuda_{primitive}")(**arguments, **where)
 
     def _bias(self, bias: Tensor | None) -> dict[str, Any]:
-        return {} if bias is None else {"bias": address(bias), "bias_dtype": self._dtypes[bias.dtype]}
+        return {} if bias is None else {"bias": address(bias), "bias_dtype": self.dtypes[bias.dtype]}
 
     def row_stats(
         self,
@@ -86,7 +86,7 @@ class CudaRows(NativeRows):
     ) -> None:
         """See the protocol. ``gain``, one fp32 element, is a factor on both coefficients that only the device knows; ``bias`` is that of
         ``row_stats``; ``out`` may be 16-bit where the logits are float32."""
-        more = {"out_dtype": self._dtypes[out.dtype], "gain": address(gain)} | self._bias(bias)
+        more = {"out_dtype": self.dtypes[out.dtype], "gain": address(gain)} | self._bias(bias)
         self._differentiate(logits, targets, (lse, onehot_coef, softmax_coef), out, col0, transform, more)
 
     def _workspace(

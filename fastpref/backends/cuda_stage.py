@@ -5,7 +5,7 @@ The heads are those that the library was compiled with; it names them itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from .base import LogitTransform
+from .cuda_rows import CudaRows
 from .native import address
 from .stage import Staged
-
-Where = tuple[int, int, int]
-"""Index of the device, address of the stream, multiprocessors."""
 
 
 class CudaHeadForm(NamedTuple):
@@ -39,21 +37,13 @@ class CudaStage:
 
     Args:
         native: ``fastpref._C`` with the library loaded.
-        where: gives a device's index, current stream and multiprocessors.
-        row_grad: the backend's gradient, with a factor that is known on the device only.
-        dtypes: numbers of the logits' dtypes in ``native``.
+        rows: the row primitives, of which the gradient is one; they say where a launch goes.
     """
 
     makes_rewards = True
 
-    def __init__(
-        self,
-        native: ModuleType,
-        where: Callable[[torch.device], Where],
-        row_grad: Callable[..., None],
-        dtypes: Mapping[torch.dtype, int],
-    ) -> None:
-        self._native, self._where, self._row_grad, self._dtypes = native, where, row_grad, dtypes
+    def __init__(self, native: ModuleType, rows: CudaRows) -> None:
+        self._native, self._rows = native, rows
         self._numbers = {getattr(torch, name): value for name, value in native.CUDA_NUMBER_TYPES.items()}
         self._numbers[torch.bool] = self._numbers[torch.uint8]
         heads, names = {}, {}
@@ -109,9 +99,9 @@ class CudaStage:
         data = [x if x is None or x.dtype in self._numbers else x.float() for x in data]
         absent = [name for name, values in zip(form.data, data, strict=True) if values is None]
         by_sequence = sum(2**i for i, x in enumerate(data) if x is not None and x.shape[0] != tokens)
-        where = self._where(device)
+        where = tuple(self._rows.where(logits).values())  # device, stream, multiprocessors
         rows = (
-            self._dtypes[logits.dtype],
+            self._rows.dtypes[logits.dtype],
             *logits.shape,
             logits.data_ptr(),
             logits.stride(0),
@@ -167,4 +157,4 @@ class CudaStage:
         transform: LogitTransform,
     ) -> None:
         """See the protocol: one launch."""
-        self._row_grad(logits, targets, lse, coef, coef, out, col0=0, transform=transform, gain=upstream)
+        self._rows.row_grad(logits, targets, lse, coef, coef, out, col0=0, transform=transform, gain=upstream)

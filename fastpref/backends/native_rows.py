@@ -17,12 +17,12 @@ class NativeRows:
 
     Attributes:
         _native: ``fastpref._C``.
-        _dtypes: its number of each dtype that it takes.
+        dtypes: its number of each dtype that it takes.
     """
 
     def __init__(self, native: ModuleType) -> None:
         self._native = native
-        self._dtypes = {torch.float32: native.FLOAT32, torch.bfloat16: native.BFLOAT16, torch.float16: native.FLOAT16}
+        self.dtypes = {torch.float32: native.FLOAT32, torch.bfloat16: native.BFLOAT16, torch.float16: native.FLOAT16}
 
     def _call(self, primitive: str, logits: Tensor, arguments: dict[str, Any]) -> None:
         """Run a primitive on the device of ``logits``; ``arguments`` are all but those that say where."""
@@ -31,7 +31,7 @@ class NativeRows:
     def _common(self, logits: Tensor, targets: Tensor, col0: int, transform: LogitTransform) -> dict[str, Any]:
         """The arguments that every primitive takes."""
         return {
-            "dtype": self._dtypes[logits.dtype],
+            "dtype": self.dtypes[logits.dtype],
             "logits": logits.data_ptr(),
             "logits_stride": logits.stride(0),
             "rows": logits.shape[0],

@@ -13,8 +13,16 @@ from pathlib import Path
 
 EMULATOR = Path(__file__).parent
 ROOT = EMULATOR.parents[2]
-FLAGS = ["-std=c++20", "-DFASTPREF_EMULATED", "-ffp-contract=off", "-fvisibility=hidden", "-g1", "-Wall", "-Wextra"]
-FLAGS += ["-Wno-unknown-pragmas"]  # nvcc's unroll
+FLAGS = [
+    "-std=c++20",
+    "-DFASTPREF_EMULATED",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-g1",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+]
 
 
 def compiler() -> str | None:

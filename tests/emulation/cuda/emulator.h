@@ -1,16 +1,29 @@
-// Runs the kernels of csrc/cuda on the host, as they are written: every CUDA thread is a fiber, blocks run one after the other.
+// Runs the kernels of csrc/cuda on the host, as they are written: every CUDA
+// thread is a fiber, blocks run one after the other.
 //
-// csrc/cuda/device.h includes this in place of CUDA's own headers where FASTPREF_EMULATED is defined; compile the .cu files as C++20. It needs
-// neither the CUDA toolkit nor a GPU. What it finds, each as an EmulatorError with block, thread and place:
+// csrc/cuda/device.h includes this in place of CUDA's own headers where
+// FASTPREF_EMULATED is defined; compile the .cu files as C++20. It needs
+// neither the CUDA toolkit nor a GPU. What it finds, each as an EmulatorError
+// with block, thread and place:
 //
-//   * barriers and warp operations that not all threads reach, lanes that are not in their own mask, sources outside of it
-//   * vector accesses that are not aligned, copies into shared memory that are used before they were waited for (their bytes are NaN until then)
-//   * shared memory used before it was written (it starts as NaN in every block), and, by sanitizers, beyond its end
-//   * accesses outside of the memory that was announced, once anything was (watch)
+//   * barriers and warp operations that not all threads reach, or where they
+//   meet in different ones; lanes that are not in their own mask, sources
+//     outside of it
+//   * vector accesses that are not aligned, copies into shared memory that are
+//   used before they were waited for (their bytes are NaN until then)
+//   * shared memory used before it was written (it starts as NaN in every
+//   block), and, by sanitizers, beyond its end
+//   * accesses outside of the memory that was announced, once anything was
+//   (watch)
+//   * launches that no GPU takes, and more dynamic shared memory than was asked
+//   for
 //   * with a seed: results that depend on the order of threads or blocks
 //
-// Built with -fsanitize=address or =thread every fiber and every shared array is known to the sanitizer, a block's memory is fresh, and the
-// only order between threads is what barriers, fences and atomics make. Every access is counted (counts), and so are launches and barriers.
+// Built with -fsanitize=address or =thread every fiber and every shared array
+// is known to the sanitizer, a block's memory is fresh, and the only order
+// between threads is what barriers, __syncwarp, and fences with atomics make: a
+// shuffle makes none. Every access is counted (counts), and so are launches and
+// barriers.
 #pragma once
 
 #include <math.h>
@@ -26,8 +39,9 @@
   static emulator::SharedArray<T, (n)> name##_emulated; \
   T(&name)[(n)] = name##_emulated.get()
 #define FASTPREF_DYNAMIC_SHARED(name) unsigned char* name = emulator::dynamic_shared()
-#define FASTPREF_LAUNCH(kernel, grid, threads, shared_bytes, stream, ...) \
-  emulator::launch(#kernel, grid, threads, shared_bytes, [&] { kernel(__VA_ARGS__); })
+#define FASTPREF_LAUNCH(kernel, grid, threads, shared_bytes, stream, ...)                       \
+  emulator::launch(#kernel, reinterpret_cast<const void*>(kernel), grid, threads, shared_bytes, \
+                   [&] { kernel(__VA_ARGS__); })
 
 struct dim3 {
   unsigned x, y, z;
@@ -37,7 +51,8 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
 
-// --- what a launch did --------------------------------------------------------------------------------------------------
+// --- what a launch did
+// --------------------------------------------------------------------------------------------------
 
 struct Counts {
   uint64_t loads = 0, stores = 0;            // bytes
@@ -67,12 +82,14 @@ FIBER_UNSANITIZED inline void touch(const void* p, size_t bytes, bool is_store, 
   for (Range& range : memory.ranges) {
     if (at >= range.begin && at + bytes <= range.end) found = &range.counts;
   }
-  if (!found) throw EmulatorError(std::string(is_store ? "store" : "load") + " outside of the memory that was announced");
+  if (!found)
+    throw EmulatorError(std::string(is_store ? "store" : "load") + " outside of the memory that was announced");
   (is_store ? found->stores : found->loads) += bytes;
   if (bytes == 16) (is_store ? found->wide_stores : found->wide_loads) += bytes;
 }
 
-// --- threads of a block -----------------------------------------------------------------------------------------------------
+// --- threads of a block
+// -----------------------------------------------------------------------------------------------------
 
 enum class Wait { kNothing, kBlock, kWarp, kEnded };
 
@@ -84,16 +101,39 @@ struct PendingCopy {
 struct Thread {
   Fiber fiber;
   Wait wait = Wait::kNothing;
-  unsigned mask = 0;
-  bool fenced = false;                          // everything before is to be seen by whoever sees its next atomic
-  std::vector<void*> seen;                      // atomics since its last fence
+  unsigned mask = 0;                             // of the warp operation that it waits in
+  const char* operation = "";                    // its name
+  bool fenced = false;                           // everything before is to be seen by whoever sees its next atomic
+  std::vector<void*> seen;                       // atomics since its last fence
   std::vector<std::vector<PendingCopy>> groups;  // committed, oldest first
   std::vector<PendingCopy> uncommitted;
 };
 
+// What those who pass a barrier together have in common. One that leaves it
+// late must not see what others did after it, up to the next: so two addresses,
+// in turn, where the sanitizer keeps what was released.
+class Meeting {
+ public:
+  explicit Meeting(unsigned mask) : mask(mask) {}
+  const unsigned mask;
+  void* place() { return &places_[passed_ % 2]; }
+  void pass() { ++passed_; }
+
+ private:
+  uint64_t places_[2] = {}, passed_ = 0;
+};
+
 struct WarpState {
   alignas(16) unsigned char slot[32][64];
-  char order;  // an address for the sanitizers
+  std::vector<std::unique_ptr<Meeting>> meetings;  // at __syncwarp, one for every mask
+
+  Meeting& meeting(unsigned mask) {
+    for (const auto& known : meetings) {
+      if (known->mask == mask) return *known;
+    }
+    meetings.push_back(std::make_unique<Meeting>(mask));
+    return *meetings.back();
+  }
 };
 
 struct Block {
@@ -102,44 +142,51 @@ struct Block {
   std::function<void()> body;
   int current = -1, live = 0;
   std::string error;
-  char barrier_order, launch_order;
+  std::unique_ptr<Meeting> barrier;  // of this block alone, like its warps': blocks have no order
+  uint64_t launch_order = 0;         // an address for the sanitizer
   std::unique_ptr<unsigned char[]> dynamic, arena;
   size_t dynamic_bytes = 0, arena_used = 0;
 };
 inline Block block;
 constexpr size_t kArenaBytes = 228 << 10;
+constexpr size_t kSharedBytes = 48 << 10;     // that a kernel has without asking
+inline size_t most_shared_bytes = 227 << 10;  // that it may ask for; GPUs of compute capability 8.6, 8.9
+                                              // and 12.0 have 99 << 10
+inline std::vector<std::pair<const void*, size_t>> asked_shared;  // kernels that asked, and for how much
 inline uint64_t block_number = 0;
 inline unsigned seed = 0;
 
 inline unsigned char* dynamic_shared() { return block.dynamic.get(); }
 
-// A shared array: other memory, or cleared memory, in every block. Under the address sanitizer an object of its own, of its exact size; under the
-// thread sanitizer part of what the scheduler allocated for the block, so that no thread of it counts as the one that made it.
+// A shared array: other memory, or cleared memory, in every block. Under the
+// address sanitizer an object of its own, of its exact size; under the thread
+// sanitizer part of what the scheduler allocated for the block, so that no
+// thread of it counts as the one that made it.
 template <class T, size_t N>
 class SharedArray {
  public:
-  FIBER_UNSANITIZED T (&get())[N] {
-    if (number_ != block_number) {
-      number_ = block_number;
+ FIBER_UNSANITIZED T (&get()) [N] {
+   if (number_ != block_number) {
+     number_ = block_number;
 #if defined(__SANITIZE_THREAD__)
-      bytes_ = block.arena.get() + block.arena_used;
-      block.arena_used += (sizeof(T) * N + 127) / 128 * 128;
-      if (block.arena_used > kArenaBytes) throw EmulatorError("more shared memory than a block has");
+     bytes_ = block.arena.get() + block.arena_used;
+     block.arena_used += (sizeof(T) * N + 127) / 128 * 128;
+     if (block.arena_used > kArenaBytes) throw EmulatorError("more shared memory than a block has");
 #elif defined(__SANITIZE_ADDRESS__)
-      delete[] bytes_;
-      bytes_ = new unsigned char[sizeof(T) * N];
-      fill(bytes_, 0xFF, sizeof(T) * N);
+     delete[] bytes_;
+     bytes_ = new unsigned char[sizeof(T) * N];
+     fill(bytes_, 0xFF, sizeof(T) * N);
 #else
-      bytes_ = fixed_;
-      fill(bytes_, 0xFF, sizeof(T) * N);
+     bytes_ = fixed_;
+     fill(bytes_, 0xFF, sizeof(T) * N);
 #endif
-    }
-    return *reinterpret_cast<T(*)[N]>(bytes_);
-  }
+   }
+   return *reinterpret_cast<T(*)[N]>(bytes_);
+ }
 
- private:
+ private :
 #if !defined(FIBER_SANITIZED)
-  alignas(16) unsigned char fixed_[sizeof(T) * N] = {};
+     alignas(16) unsigned char fixed_[sizeof(T) * N] = {};
 #endif
   unsigned char* bytes_ = nullptr;
   uint64_t number_ = 0;
@@ -150,70 +197,104 @@ inline Thread& self() { return block.threads[block.current]; }
 
 FIBER_UNSANITIZED inline void wait_block() {
   ++memory.totals.barriers;
-  fiber_release(&block.barrier_order);
+  void* place = block.barrier->place();
+  fiber_release(place);
   self().wait = Wait::kBlock;
   self().fiber.pause();
-  fiber_acquire(&block.barrier_order);
+  fiber_acquire(place);
 }
 
-FIBER_UNSANITIZED inline void wait_warp(unsigned mask, const char* what) {
-  if (!(mask >> lane() & 1)) throw EmulatorError(std::string(what) + ": the calling lane is not in its mask");
+// Until all lanes of the mask are in this operation. Memory has no order by it.
+FIBER_UNSANITIZED inline void wait_warp(unsigned mask, const char* operation) {
+  if (!(mask >> lane() & 1)) throw EmulatorError(std::string(operation) + ": the calling lane is not in its mask");
   ++memory.totals.warp_operations;
-  WarpState& warp = block.warps[block.current >> 5];
-  fiber_release(&warp.order);
   self().wait = Wait::kWarp;
   self().mask = mask;
+  self().operation = operation;
   self().fiber.pause();
-  fiber_acquire(&warp.order);
+}
+
+FIBER_UNSANITIZED inline void sync_warp(unsigned mask) {
+  void* place;
+  {
+    const Unseen unseen;
+    place = block.warps[block.current >> 5].meeting(mask).place();
+  }
+  fiber_release(place);
+  wait_warp(mask, "__syncwarp");
+  fiber_acquire(place);
 }
 
 // Every lane's `mine`, in `all`.
-FIBER_UNSANITIZED inline void exchange(unsigned mask, const void* mine, size_t bytes, unsigned char (*all)[64], const char* what) {
+FIBER_UNSANITIZED inline void exchange(unsigned mask, const void* mine, size_t bytes, unsigned char (*all)[64],
+                                       const char* operation) {
   WarpState& warp = block.warps[block.current >> 5];
   copy(warp.slot[lane()], mine, bytes);
-  wait_warp(mask, what);
+  wait_warp(mask, operation);
   for (int i = 0; i < 32; ++i) copy(all[i], warp.slot[i], bytes);
-  wait_warp(mask, what);
+  wait_warp(mask, operation);
 }
 
 template <class T>
-T from_lane(unsigned mask, T value, int source, const char* what) {
+T from_lane(unsigned mask, T value, int source, const char* operation) {
   static_assert(sizeof(T) <= 64);
   unsigned char all[32][64];
-  exchange(mask, &value, sizeof value, all, what);
-  if (!(mask >> source & 1)) throw EmulatorError(std::string(what) + ": the source lane is not in the mask");
+  exchange(mask, &value, sizeof value, all, operation);
+  if (!(mask >> source & 1)) throw EmulatorError(std::string(operation) + ": the source lane is not in the mask");
+  if ((block.current & ~31) + source >= static_cast<int>(blockDim.x)) {
+    throw EmulatorError(std::string(operation) + ": the block has no thread in the source lane");
+  }
   T found;
   copy(&found, all[source], sizeof found);
   return found;
 }
 
-// --- running ----------------------------------------------------------------------------------------------------------------------
+// --- running
+// ----------------------------------------------------------------------------------------------------------------------
 
-FIBER_UNSANITIZED inline void release_warp(int first, int count) {
+// Lets go the lanes of a warp that wait for nobody any more; `count` threads
+// from `first` on.
+inline void release_warp(int first, int count) {
+  const unsigned exist = count < 32 ? (1u << count) - 1 : ~0u;
   for (int i = first; i < first + count; ++i) {
-    if (block.threads[i].wait != Wait::kWarp) continue;
-    const unsigned mask = block.threads[i].mask;
-    unsigned here = 0, exist = 0;
+    const Thread& one = block.threads[i];
+    if (one.wait != Wait::kWarp) continue;
+    unsigned here = 0;
     for (int j = 0; j < count; ++j) {
-      exist |= 1u << j;
-      if (block.threads[first + j].wait == Wait::kWarp && block.threads[first + j].mask == mask) here |= 1u << j;
+      const Thread& other = block.threads[first + j];
+      if (other.wait == Wait::kWarp && other.mask == one.mask) here |= 1u << j;
     }
-    if ((mask & exist) != here) continue;
+    if ((one.mask & exist) != here) continue;
     for (int j = 0; j < count; ++j) {
-      if (here >> j & 1) block.threads[first + j].wait = Wait::kNothing;
+      Thread& other = block.threads[first + j];
+      if (!(here >> j & 1)) continue;
+      if (strcmp(other.operation, one.operation) != 0) {
+        block.error =
+            std::string("lanes of a warp meet in different operations: ") + one.operation + " and " + other.operation;
+      }
+      other.wait = Wait::kNothing;
     }
+    block.warps[first >> 5].meeting(one.mask).pass();
   }
+}
+
+inline void failed(const char* what) {
+  const Unseen unseen;
+  if (block.error.empty()) block.error = what;
 }
 
 FIBER_UNSANITIZED inline void enter() {
   Fiber::started();
   try {
     block.body();
-    if (!self().groups.empty() || !self().uncommitted.empty()) {
-      throw EmulatorError("ended with copies into shared memory that were not waited for");
-    }
+    const Unseen unseen;
+    bool on_their_way = !self().uncommitted.empty();
+    for (const auto& group : self().groups) on_their_way |= !group.empty();
+    if (on_their_way) throw EmulatorError("ended with copies into shared memory that were not waited for");
   } catch (const std::exception& e) {
-    if (block.error.empty()) block.error = e.what();
+    failed(e.what());
+  } catch (...) {
+    failed("an exception of a type that nobody expects");
   }
   fiber_release(&block.launch_order);
   self().wait = Wait::kEnded;
@@ -221,11 +302,14 @@ FIBER_UNSANITIZED inline void enter() {
   self().fiber.end();
 }
 
-FIBER_UNSANITIZED inline void run_block(int n, const std::vector<int>& order) {
+inline void prepare_block(int n) {
+  const Unseen unseen;
   ++block_number;
   ++memory.totals.blocks;
   block.live = n;
   block.error.clear();
+  block.barrier = std::make_unique<Meeting>(~0u);
+  block.warps.clear();
   block.warps.resize((n + 31) / 32);
   block.dynamic.reset(block.dynamic_bytes ? new unsigned char[block.dynamic_bytes] : nullptr);
   if (block.dynamic) fill(block.dynamic.get(), 0xFF, block.dynamic_bytes);
@@ -243,47 +327,78 @@ FIBER_UNSANITIZED inline void run_block(int n, const std::vector<int>& order) {
     t.uncommitted.clear();
     t.fiber.prepare(&enter);
   }
+}
+
+// Every thread that can, in this order, up to where it waits or ends; whether
+// there was one.
+FIBER_UNSANITIZED inline bool run_threads(int n, const std::vector<int>& order) {
+  bool ran = false;
+  for (int i : order) {
+    if (block.threads[i].wait != Wait::kNothing) continue;
+    ran = true;
+    block.current = i;
+    threadIdx = dim3(static_cast<unsigned>(i), 0, 0);
+    block.threads[i].fiber.resume();
+    const Unseen unseen;
+    const int first = i & ~31;
+    if (block.threads[i].wait == Wait::kWarp) release_warp(first, std::min(n - first, 32));
+    if (!block.error.empty()) break;
+  }
+  return ran;
+}
+
+// Opens the barrier if all threads wait at it.
+inline void release_block(int n) {
+  const Unseen unseen;
+  int at_barrier = 0, ended = 0;
+  for (int i = 0; i < n; ++i) {
+    at_barrier += block.threads[i].wait == Wait::kBlock;
+    ended += block.threads[i].wait == Wait::kEnded;
+  }
+  if (at_barrier == n) {
+    for (int i = 0; i < n; ++i) block.threads[i].wait = Wait::kNothing;
+    block.barrier->pass();
+  } else {
+    block.error = "the threads part: " + std::to_string(at_barrier) + " at __syncthreads, " + std::to_string(ended) +
+                  " ended, " + std::to_string(n - at_barrier - ended) + " in warp operations";
+  }
+}
+
+FIBER_UNSANITIZED inline void run_block(int n, const std::vector<int>& order) {
+  prepare_block(n);
   while (block.live && block.error.empty()) {
-    bool ran = false;
-    for (int i : order) {
-      if (block.threads[i].wait != Wait::kNothing) continue;
-      ran = true;
-      block.current = i;
-      threadIdx = dim3(static_cast<unsigned>(i), 0, 0);
-      block.threads[i].fiber.resume();
-      if (!block.error.empty()) break;
-      const int first = i & ~31;
-      if (block.threads[i].wait == Wait::kWarp) release_warp(first, n - first < 32 ? n - first : 32);
-    }
-    if (ran) continue;
-    int at_barrier = 0, ended = 0;
-    for (int i = 0; i < n; ++i) {
-      at_barrier += block.threads[i].wait == Wait::kBlock;
-      ended += block.threads[i].wait == Wait::kEnded;
-    }
-    if (at_barrier == n) {
-      for (int i = 0; i < n; ++i) block.threads[i].wait = Wait::kNothing;
-    } else {
-      block.error = "the threads part: " + std::to_string(at_barrier) + " at __syncthreads, " + std::to_string(ended) +
-                    " ended, " + std::to_string(n - at_barrier - ended) + " in warp operations";
-    }
+    if (!run_threads(n, order)) release_block(n);
   }
   for (int i = 0; i < n; ++i) block.threads[i].fiber.finish();
 }
 
-// What went wrong in the last launch, for the caller of the C interface; empty where nothing did.
+// What went wrong in the last launch, for the caller of the C interface; empty
+// where nothing did.
 inline std::string& last_error() {
   static std::string text;
   return text;
 }
 
+// Why no GPU takes such a launch; nullptr if one does.
+inline const char* refused(const void* kernel, dim3 grid, unsigned threads, size_t shared_bytes) {
+  if (threads == 0 || threads > 1024) return "a block that no GPU takes";
+  if (grid.x == 0 || grid.x > 0x7fffffffu) return "a grid that no GPU takes";
+  if (grid.y == 0 || grid.y > 65535 || grid.z == 0 || grid.z > 65535) return "a grid that no GPU takes";
+  size_t allowed = kSharedBytes;
+  for (const auto& [asked, bytes] : asked_shared) {
+    if (asked == kernel) allowed = std::max(allowed, bytes);
+  }
+  return shared_bytes > allowed ? "more dynamic shared memory than cudaFuncSetAttribute asked for" : nullptr;
+}
+
 template <class Body>
-void launch(const char* kernel, dim3 grid, unsigned threads, size_t shared_bytes, Body&& body) {
+FIBER_UNSANITIZED void launch(const char* name, const void* kernel, dim3 grid, unsigned threads, size_t shared_bytes,
+                              Body&& body) {
   ++memory.totals.launches;
   gridDim = grid;
   blockDim = dim3(threads);
-  if (threads == 0 || threads > 1024 || grid.y > 65535 || grid.z > 65535 || grid.x == 0 || grid.y == 0 || grid.z == 0) {
-    last_error() = std::string(kernel) + ": a grid or block that no GPU takes";
+  if (const char* reason = refused(kernel, grid, threads, shared_bytes)) {
+    last_error() = std::string(name) + ": " + reason;
     return;
   }
   if (block.threads.size() < threads) block.threads.resize(threads);
@@ -297,25 +412,29 @@ void launch(const char* kernel, dim3 grid, unsigned threads, size_t shared_bytes
   std::mt19937 random(seed);
   if (seed) std::shuffle(turn.begin(), turn.end(), random);
   for (uint64_t i : turn) {
+    const Unseen unseen;
     if (seed) std::shuffle(order.begin(), order.end(), random);
     blockIdx = dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
                     static_cast<unsigned>(i / grid.x / grid.y));
     run_block(static_cast<int>(threads), order);
     if (!block.error.empty()) {
-      last_error() = std::string(kernel) + ", block (" + std::to_string(blockIdx.x) + "," + std::to_string(blockIdx.y) + "," +
-                     std::to_string(blockIdx.z) + "), thread " + std::to_string(block.current) + ": " + block.error;
-      return;
+      last_error() = std::string(name) + ", block (" + std::to_string(blockIdx.x) + "," + std::to_string(blockIdx.y) +
+                     "," + std::to_string(blockIdx.z) + "), thread " + std::to_string(block.current) + ": " +
+                     block.error;
+      break;
     }
   }
   fiber_acquire(&block.launch_order);
+  Fiber::forget();
 }
 
 }  // namespace emulator
 
-// --- CUDA's own names ----------------------------------------------------------------------------------------------------------------
+// --- CUDA's own names
+// ----------------------------------------------------------------------------------------------------------------
 
 inline void __syncthreads() { emulator::wait_block(); }
-inline void __syncwarp(unsigned mask = ~0u) { emulator::wait_warp(mask, "__syncwarp"); }
+inline void __syncwarp(unsigned mask = ~0u) { emulator::sync_warp(mask); }
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {
@@ -327,8 +446,10 @@ T __shfl_xor_sync(unsigned mask, T value, int other) {
   return emulator::from_lane(mask, value, emulator::lane() ^ other, "__shfl_xor_sync");
 }
 
-// A fence makes an atomic of the same thread an order between threads: the one before publishes, the one after it looks.
+// A fence makes an atomic of the same thread an order between threads: the one
+// before publishes, the one after it looks.
 inline void __threadfence() {
+  const emulator::Unseen unseen;
   emulator::Thread& t = emulator::self();
   for (void* p : t.seen) fiber_acquire(p);
   t.seen.clear();
@@ -337,13 +458,17 @@ inline void __threadfence() {
 
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
+constexpr cudaError_t cudaErrorInvalidValue = 1;
 constexpr cudaError_t cudaErrorLaunchFailure = 719;
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
 
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : 101; }
 inline cudaError_t cudaGetLastError() { return emulator::last_error().empty() ? cudaSuccess : cudaErrorLaunchFailure; }
-inline const char* cudaGetErrorName(cudaError_t code) { return code == 101 ? "cudaErrorInvalidDevice" : "cudaErrorLaunchFailure"; }
+inline const char* cudaGetErrorName(cudaError_t code) {
+  if (code == cudaErrorInvalidValue) return "cudaErrorInvalidValue";
+  return code == 101 ? "cudaErrorInvalidDevice" : "cudaErrorLaunchFailure";
+}
 inline const char* cudaGetErrorString(cudaError_t) {
   static std::string text;  // the caller reads it before the next launch
   text = emulator::last_error();
@@ -356,11 +481,15 @@ inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, void*) {
 }
 using cudaStream_t = void*;
 template <class F>
-cudaError_t cudaFuncSetAttribute(F, int, int) {
+cudaError_t cudaFuncSetAttribute(F* kernel, int attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  if (value < 0 || static_cast<size_t>(value) > emulator::most_shared_bytes) return cudaErrorInvalidValue;
+  emulator::asked_shared.emplace_back(reinterpret_cast<const void*>(kernel), value);
   return cudaSuccess;
 }
 
-// --- the functions of csrc/cuda/device.h ------------------------------------------------------------------------------------------------
+// --- the functions of csrc/cuda/device.h
+// ------------------------------------------------------------------------------------------------
 
 namespace fastpref {
 
@@ -399,15 +528,19 @@ FASTPREF_DEVICE void store16(void* p, const V& v) {
 
 FASTPREF_DEVICE uint32_t count_up(uint32_t* p) {
   emulator::touch(p, sizeof *p, true, sizeof *p);
-  ++emulator::memory.totals.atomics;
-  emulator::Thread& t = emulator::self();
-  if (t.fenced) fiber_release(p);
-  t.fenced = false;
-  t.seen.push_back(p);
+  {
+    const emulator::Unseen unseen;
+    ++emulator::memory.totals.atomics;
+    emulator::Thread& t = emulator::self();
+    if (t.fenced) fiber_release(p);
+    t.fenced = false;
+    t.seen.push_back(p);
+  }
   return __atomic_fetch_add(p, 1u, __ATOMIC_RELAXED);
 }
 
 FASTPREF_DEVICE void copy16_async(void* shared, const void* global, int bytes) {
+  if (bytes < 0 || bytes > 16) throw emulator::EmulatorError("a copy of " + std::to_string(bytes) + " bytes");
   if (reinterpret_cast<uintptr_t>(shared) % 16) throw emulator::EmulatorError("misaligned copy into shared memory");
   emulator::PendingCopy copy = {static_cast<unsigned char*>(shared), {}};
   if (bytes) {
@@ -415,11 +548,14 @@ FASTPREF_DEVICE void copy16_async(void* shared, const void* global, int bytes) {
     emulator::touch(global, static_cast<size_t>(bytes), false, 1);
     memcpy(copy.bytes, global, static_cast<size_t>(bytes));
   }
-  memset(shared, 0xFF, 16);  // on its way: whatever was there is not to be read any more
+  memset(shared, 0xFF,
+         16);  // on its way: whatever was there is not to be read any more
+  const emulator::Unseen unseen;
   emulator::self().uncommitted.push_back(copy);
 }
 
 FASTPREF_DEVICE void commit_copies() {
+  const emulator::Unseen unseen;
   emulator::Thread& t = emulator::self();
   t.groups.push_back(std::move(t.uncommitted));
   t.uncommitted.clear();
@@ -427,11 +563,16 @@ FASTPREF_DEVICE void commit_copies() {
 
 template <int kPending>
 FASTPREF_DEVICE void wait_for_copies() {
-  emulator::Thread& t = emulator::self();
-  while (t.groups.size() > static_cast<size_t>(kPending)) {
-    for (const emulator::PendingCopy& copy : t.groups.front()) memcpy(copy.to, copy.bytes, 16);
-    t.groups.erase(t.groups.begin());
+  std::vector<emulator::PendingCopy> landed;
+  {
+    const emulator::Unseen unseen;
+    auto& groups = emulator::self().groups;
+    while (groups.size() > static_cast<size_t>(kPending)) {
+      landed.insert(landed.end(), groups.front().begin(), groups.front().end());
+      groups.erase(groups.begin());
+    }
   }
+  for (const emulator::PendingCopy& copy : landed) memcpy(copy.to, copy.bytes, 16);
 }
 
 FASTPREF_DEVICE void load_matrices(uint32_t (&out)[4], const void* shared_row) {
@@ -458,7 +599,8 @@ FASTPREF_DEVICE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_
   };
   const int lane = emulator::lane();
   for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4, column = 2 * (lane % 4) + i % 2, lower = i / 2;  // of c: rows row and row + 8
+    const int row = lane / 4, column = 2 * (lane % 4) + i % 2,
+              lower = i / 2;  // of c: rows row and row + 8
     float sum = 0.0f;
     for (int k = 0; k < 16; ++k) {
       const float x = element(4 * row + k % 8 / 2, lower + 2 * (k / 8), k % 2);

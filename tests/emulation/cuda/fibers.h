@@ -1,10 +1,13 @@
-// Fibers that the sanitizers understand: threads that run one at a time and change only where they say so.
+// Fibers that the sanitizers understand: threads that run one at a time and
+// change only where they say so.
 //
-// A switch saves the registers that a function call keeps (x86-64), which takes a few nanoseconds; elsewhere it is swapcontext.
+// A switch saves the registers that a function call keeps (x86-64), which takes
+// a few nanoseconds; elsewhere it is swapcontext.
 #pragma once
 
 #include <stddef.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <functional>
@@ -16,15 +19,20 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+  #include <sanitizer/asan_interface.h>
   #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
   #include <sanitizer/tsan_interface.h>
+extern "C" void __tsan_ignore_thread_begin();
+extern "C" void __tsan_ignore_thread_end();
 #endif
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   #define FIBER_SANITIZED
 #endif
-// The scheduler's own bookkeeping crosses fibers without synchronisation, on purpose.
+// The scheduler's own bookkeeping crosses fibers without synchronisation, on
+// purpose. The attribute covers a function's own accesses; those of what it
+// calls, such as a container's members, are covered by an Unseen.
 #if defined(__SANITIZE_THREAD__)
   #define FIBER_UNSANITIZED __attribute__((no_sanitize_thread, noinline))
 #else
@@ -66,6 +74,19 @@ FIBER_UNSANITIZED inline void fill(void* to, unsigned char value, size_t bytes) 
   for (size_t i = 0; i < bytes; ++i) a[i] = value;
 }
 
+// While one lives, the thread sanitizer sees no access of the fiber that made
+// it. It must not live across a switch.
+class Unseen {
+ public:
+#if defined(__SANITIZE_THREAD__)
+  Unseen() { __tsan_ignore_thread_begin(); }
+  ~Unseen() { __tsan_ignore_thread_end(); }
+#else
+  Unseen() {}
+#endif
+  Unseen(const Unseen&) = delete;
+};
+
 // What one fiber releases, another that acquires the same address may see.
 inline void fiber_release([[maybe_unused]] void* p) {
 #if defined(__SANITIZE_THREAD__)
@@ -80,16 +101,23 @@ inline void fiber_acquire([[maybe_unused]] void* p) {
 
 class Fiber {
  public:
-  static constexpr size_t kStackBytes = 256 << 10;
+  static constexpr size_t kStackBytes = 128 << 10, kGuardBytes = 4096;
+  static constexpr size_t kMostRetired = 3000;
 
   Fiber() = default;
   Fiber(const Fiber&) = delete;
   Fiber(Fiber&& other) noexcept { std::swap(stack_, other.stack_); }
-  ~Fiber() { free(stack_); }
+  ~Fiber() { free_stack(); }
 
-  // The next resume starts `entry`, which must not return but call end().
+  // The next resume starts `entry`, which must not return but call end(). What
+  // ran on this fiber before has ended or is given up: its objects are not
+  // destroyed.
   FIBER_UNSANITIZED void prepare(void (*entry)()) {
-    if (!stack_) stack_ = static_cast<char*>(aligned_alloc(4096, kStackBytes));
+    if (!stack_) allocate_stack();
+#if defined(__SANITIZE_ADDRESS__)
+    // Frames that were left without returning are still marked.
+    __asan_unpoison_memory_region(stack_, kStackBytes);
+#endif
 #if defined(__x86_64__)
     void** top = reinterpret_cast<void**>(stack_ + kStackBytes - 64);
     *--top = nullptr;
@@ -136,10 +164,24 @@ class Fiber {
     abort();
   }
 
+  // Called by the scheduler when the fiber is not resumed any more.
   FIBER_UNSANITIZED void finish() {
 #if defined(__SANITIZE_THREAD__)
-    if (tsan_) __tsan_destroy_fiber(tsan_);
+    if (tsan_) retire(tsan_);
     tsan_ = nullptr;
+    free_stack();  // or the next fiber on it would count as another thread that uses the same variables
+#endif
+  }
+
+  // Gives back what finish() kept, but for the newest so many. The thread sanitizer takes a new thread with an old one's number for its continuation,
+  // and misses races between the two: so they are kept while they may matter, as far as memory allows: each takes almost 1 MB (and there may be 8128).
+  static void forget([[maybe_unused]] size_t but = 0) {
+#if defined(__SANITIZE_THREAD__)
+    const Unseen unseen;
+    auto& kept = retired();
+    const size_t excess = kept.size() > but ? kept.size() - but : 0;
+    for (size_t i = 0; i < excess; ++i) __tsan_destroy_fiber(kept[i]);
+    kept.erase(kept.begin(), kept.begin() + static_cast<ptrdiff_t>(excess));
 #endif
   }
 
@@ -168,12 +210,39 @@ class Fiber {
     return m;
   }
 
+#if defined(__SANITIZE_THREAD__)
+  static std::vector<void*>& retired() {
+    static std::vector<void*> kept;
+    return kept;
+  }
+  static void retire(void* fiber) {
+    const Unseen unseen;
+    retired().push_back(fiber);
+    if (retired().size() > kMostRetired) forget(kMostRetired / 2);
+  }
+#endif
+
+  // With a page at the end of the stack that cannot be touched.
+  void allocate_stack() {
+    const Unseen unseen;
+    void* made =
+        mmap(nullptr, kGuardBytes + kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (made == MAP_FAILED) throw std::bad_alloc();
+    stack_ = static_cast<char*>(made) + kGuardBytes;
+    if (mprotect(stack_, kStackBytes, PROT_READ | PROT_WRITE)) throw std::bad_alloc();
+  }
+  void free_stack() {
+    if (stack_) munmap(stack_ - kGuardBytes, kGuardBytes + kStackBytes);
+    stack_ = nullptr;
+  }
+
   FIBER_UNSANITIZED void leave([[maybe_unused]] bool ending) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(ending ? nullptr : &fake_, main().bottom, main().size);
 #endif
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(main().tsan, __tsan_switch_to_fiber_no_sync);  // order is what the kernel makes
+    __tsan_switch_to_fiber(main().tsan,
+                           __tsan_switch_to_fiber_no_sync);  // order is what the kernel makes
 #endif
 #if defined(__x86_64__)
     fastpref_emulator_switch(&at_, main().at);
