@@ -22,7 +22,7 @@
 #else
   #include <cuda_runtime.h>
   #define FASTPREF_DEVICE static __device__ __forceinline__
-  #define FASTPREF_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
+  #define FASTPREF_KERNEL(threads, blocks) static __global__ __launch_bounds__(threads, blocks)
   #define FASTPREF_SHARED(T, name, n) __shared__ T name[n]
   #define FASTPREF_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
   #define FASTPREF_LAUNCH(kernel, grid, threads, shared_bytes, stream, ...) \
@@ -125,6 +125,12 @@ FASTPREF_DEVICE float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+
+// a / b, relative error 2^-22, for |b| between 2^-126 and 2^126.
+FASTPREF_DEVICE float quotient(float a, float b) { return __fdividef(a, b); }
+
+// a b rounded to fp32, whatever is added to it: the compiler fuses no addition with it.
+FASTPREF_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 
 FASTPREF_DEVICE float widened(float x) { return x; }
 FASTPREF_DEVICE float widened(BFloat16 x) { return to_float(x); }

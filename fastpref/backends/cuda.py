@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from .cuda_head import CudaHead
 from .native import load_native
 
 LIBRARY = Path(__file__).resolve().parent.parent / "libfastpref_cuda.so"
@@ -31,6 +32,7 @@ class CudaBackend:
         about = native.cuda_load(str(path))
         self._emulated: bool = about["emulated"]
         self._architectures: str = about["architectures"]
+        self.head = CudaHead(native, self._emulated)
 
     def describe(self) -> str:
         """See the protocol."""

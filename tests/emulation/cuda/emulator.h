@@ -474,6 +474,10 @@ FASTPREF_DEVICE float exp2_fast(float x) {
   return y < 0x1p-126f ? 0.0f : y;
 }
 
+FASTPREF_DEVICE float quotient(float a, float b) { return a / b; }
+
+FASTPREF_DEVICE float product(float a, float b) { return a * b; }
+
 FASTPREF_DEVICE float widened(float x) { return x; }
 FASTPREF_DEVICE float widened(BFloat16 x) { return to_float(x); }
 FASTPREF_DEVICE float widened(Float16 x) { return to_float(x); }
