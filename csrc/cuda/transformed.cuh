@@ -24,8 +24,7 @@ FASTPREF_DEVICE float tanh_and_slope(float u, float* slope) {
   const float e = exp2_fast(fabsf(u) * (-2.0f * kLog2E));  // exp(-2 |u|) <= 1: nothing overflows
   const float far = quotient(1.0f - e, 1.0f + e);
   const float s = u * u;  // 1 - e cancels near 0: there a polynomial takes over
-  const float near =
-      kTanhP0 + s * (kTanhP1 + s * (kTanhP2 + s * (kTanhP3 + s * (kTanhP4 + s * kTanhP5))));
+  const float near = kTanhP0 + s * (kTanhP1 + s * (kTanhP2 + s * (kTanhP3 + s * (kTanhP4 + s * kTanhP5))));
   *slope = quotient(4.0f * e, (1.0f + e) * (1.0f + e));
   return fabsf(u) < kTanhSmall ? u + u * s * near : copysignf(far, u);
 }
@@ -34,7 +33,8 @@ FASTPREF_DEVICE float tanh_and_slope(float u, float* slope) {
 template <TransformKind kKind>
 FASTPREF_DEVICE float transformed(const Transform& t, float x, float* slope) {
   *slope = 1.0f;
-  if constexpr (kKind == TransformKind::kSoftcap) return product(tanh_and_slope(product(x, t.cap_in), slope), t.cap_out);
+  if constexpr (kKind == TransformKind::kSoftcap)
+    return product(tanh_and_slope(product(x, t.cap_in), slope), t.cap_out);
   if constexpr (kKind == TransformKind::kScale) return product(x, t.scale);
   return x;
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .cuda_head import CudaHead
+from .cuda_rows import CudaRows
 from .native import load_native
 
 LIBRARY = Path(__file__).resolve().parent.parent / "libfastpref_cuda.so"
@@ -21,16 +22,17 @@ LIBRARY = Path(__file__).resolve().parent.parent / "libfastpref_cuda.so"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class CudaBackend:
+class CudaBackend(CudaRows):
     """The CUDA kernels as a backend."""
 
     name = "cuda"
 
     def __init__(self) -> None:
-        self._native = native = load_native()
+        native = load_native()
         path = os.environ.get("FASTPREF_CUDA_LIBRARY") or LIBRARY
         about = native.cuda_load(str(path))
         self._emulated: bool = about["emulated"]
+        super().__init__(native, self._emulated)
         self._architectures: str = about["architectures"]
         self.head = CudaHead(native, self._emulated)
 
