@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from .cuda_head import CudaHead
 from .cuda_rows import CudaRows
 from .cuda_stage import CudaStage
 from .native import load_native
@@ -26,6 +27,7 @@ class CudaBackend(CudaRows):
     """The CUDA kernels as a backend.
 
     Attributes:
+        head: a linear head over the whole vocabulary in one call.
         stage: the whole of a loss from given logits.
     """
 
@@ -38,6 +40,7 @@ class CudaBackend(CudaRows):
         self._emulated: bool = about["emulated"]
         super().__init__(native, self._emulated)
         self._architectures: str = about["architectures"]
+        self.head = CudaHead(native, self._emulated)
         self.stage = CudaStage(native, self)
 
     def describe(self) -> str:
