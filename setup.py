@@ -6,13 +6,19 @@ Torch is not imported: ``csrc`` includes none of its headers. ``FASTPREF_BUILD``
     1       an error
     0       nothing is built
 
-``CXX``, ``CXXFLAGS``, ``LDFLAGS`` and ``MAX_JOBS`` are honoured. The compiler must understand GCC's options (GCC or Clang).
+The CUDA kernels, ``csrc/cuda``, are a library of their own, which the module loads when it is asked for them. ``FASTPREF_CUDA`` says the same of it;
+when it is unset and there is no nvcc, it is not built and there is no warning. nvcc is that of ``CUDA_HOME`` or ``CUDA_PATH``, else the one on PATH,
+else that of /usr/local/cuda. ``FASTPREF_CUDA_ARCHITECTURES`` names what to compile for, such as ``"90;100"``.
+
+``CXX``, ``CXXFLAGS``, ``LDFLAGS``, ``NVCC_CCBIN``, ``NVCC_APPEND_FLAGS`` and ``MAX_JOBS`` are honoured. The compiler must understand GCC's options
+(GCC or Clang).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -58,6 +64,12 @@ FLAGS = [
     "-Wshadow",
 ]
 
+CUDA_FOLDER = Path("csrc", "cuda")
+CUDA_LIBRARY = Path("fastpref", "libfastpref_cuda.so")  # loaded by fastpref/backends/cuda.py
+# Each runs on GPUs of its major number from its minor one on. The newest one's PTX is for GPUs that are newer than all of them.
+CUDA_ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+CUDA_FLAGS = ["-std=c++17", "-O3", "--compiler-options", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
+
 OPENMP_PROBE = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 AMX_PROBE = """#include <immintrin.h>
 #include <sys/syscall.h>
@@ -66,7 +78,7 @@ int main() { _tile_dpbf16ps(0, 1, 2); return (int)SYS_arch_prctl + !sizeof(__m51
 
 
 class BuildFailed(Exception):
-    """Why the native module could not be built, in one line."""
+    """Why something could not be built, in one line."""
 
 
 def find_compiler() -> list[str]:
@@ -149,7 +161,8 @@ def ninja_file(compiler: list[str], openmp: list[str], includes: list[str], scra
         *shlex.split(os.environ.get("CXXFLAGS", "")),
     ]
     shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
-    link = [*shared, *openmp, *shlex.split(os.environ.get("LDFLAGS", ""))]
+    libraries = ["-ldl"] if sys.platform == "linux" else []  # dlopen, where it is not in libc
+    link = [*shared, *openmp, *shlex.split(os.environ.get("LDFLAGS", "")), *libraries]
     lines = [
         f"cxx = {command_line(compiler)}",
         "rule compile",
@@ -167,6 +180,18 @@ def ninja_file(compiler: list[str], openmp: list[str], includes: list[str], scra
     return "\n".join(lines)
 
 
+def run_ninja(ninja: str, scratch: Path, text: str, compiler: str) -> None:
+    """Make what this build.ninja says, in ``scratch``."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "build.ninja").write_text(text)
+    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+    result = subprocess.run([ninja, "-C", str(scratch), *jobs], capture_output=True, text=True, check=False)
+    print(result.stdout + result.stderr)
+    if result.returncode != 0:
+        errors = [line for line in result.stdout.splitlines() if re.search(r"\b(?:error|fatal)\b", line, re.IGNORECASE)]
+        raise BuildFailed(f"compilation with {compiler} failed: {(errors or ['see the build log'])[0].strip()}")
+
+
 def build_native(scratch: Path, target: Path) -> None:
     """Compiles ``csrc`` into ``target``; ``BuildFailed`` says why not."""
     if sys.platform == "win32":
@@ -174,54 +199,149 @@ def build_native(scratch: Path, target: Path) -> None:
     compiler, ninja, includes = find_compiler(), find_ninja(), include_dirs()
     scratch.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    (scratch / "build.ninja").write_text(
-        ninja_file(compiler, openmp_flags(compiler, scratch), includes, scratch, target)
-    )
-    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-    result = subprocess.run([ninja, "-C", str(scratch), *jobs], capture_output=True, text=True, check=False)
-    print(result.stdout + result.stderr)
-    if result.returncode != 0:
-        errors = [line for line in result.stdout.splitlines() if "error" in line.lower()]
-        raise BuildFailed(f"compilation with {compiler[0]} failed: {(errors or ['see the build log'])[0].strip()}")
+    text = ninja_file(compiler, openmp_flags(compiler, scratch), includes, scratch, target)
+    run_ninja(ninja, scratch, text, compiler[0])
+
+
+def find_nvcc() -> str:
+    """The CUDA compiler: where an environment variable points, on PATH, or in the usual place."""
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if home := os.environ.get(variable):
+            if found := shutil.which("nvcc", path=os.path.join(home, "bin")):
+                return found
+            raise BuildFailed(f"{variable}={home!r} has no bin/nvcc")
+    if found := shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"):
+        return found
+    raise BuildFailed("nvcc was not found (looked on PATH and in /usr/local/cuda; CUDA_HOME names another place)")
+
+
+def cuda_architectures(nvcc: str) -> list[str]:
+    """Compute capabilities to compile for, such as ``90``: those asked for, else those of ours that this nvcc has; ascending."""
+    result = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False)
+    known = re.findall(r"\bsm_(\w+)", result.stdout)
+    if result.returncode != 0 or not known:
+        raise BuildFailed(f"{nvcc} --list-gpu-code failed: a CUDA toolkit of version 11.8 or newer is needed")
+    if asked := re.findall(r"[^\s;,]+", os.environ.get("FASTPREF_CUDA_ARCHITECTURES", "")):
+        chosen = [name.lower().removeprefix("sm_").replace(".", "") for name in asked]
+        if unknown := [name for name, plain in zip(asked, chosen, strict=True) if plain not in known]:
+            raise BuildFailed(
+                f"FASTPREF_CUDA_ARCHITECTURES names {', '.join(unknown)}; this nvcc compiles for {' '.join(known)}"
+            )
+        return sorted(set(chosen), key=lambda name: (int(re.match(r"\d+", name)[0]), name))
+    if ours := [name for name in CUDA_ARCHITECTURES if name in known]:
+        return ours
+    raise BuildFailed(f"this nvcc compiles for none of {' '.join(CUDA_ARCHITECTURES)}; it has {' '.join(known)}")
+
+
+def cuda_ninja_file(nvcc: str, architectures: list[str], scratch: Path, target: Path) -> str:
+    """The text of build.ninja for the CUDA library: one object per source, each for all architectures."""
+    newest = architectures[-1]
+    codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
+    codes.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    about = " ".join([*(f"sm_{name}" for name in architectures), f"compute_{newest}"])
+    defines = {"api.cu": [f'-DFASTPREF_CUDA_ARCHITECTURES="{about}"']}  # the others need not be compiled again for it
+    # Two architectures of a source at a time: the longest source is compiled last, and alone.
+    flags = [*CUDA_FLAGS, *codes, "--threads", "2"]
+    link = ["-shared", "-cudart", "static", "-Xlinker", "--exclude-libs,ALL", *codes]
+    lines = [
+        f"nvcc = {command_line([nvcc])}",
+        "rule compile",
+        "  command = $nvcc -MMD -MF $out.d $flags -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = $nvcc $in -o $out {command_line(link)}",
+    ]
+    objects = []
+    for source in sorted((ROOT / CUDA_FOLDER).glob("*.cu")):
+        objects.append(escape(scratch / f"{source.name}.o"))
+        own = defines.get(source.name, [])
+        lines += [f"build {objects[-1]}: compile {escape(source)}", f"  flags = {command_line([*flags, *own])}"]
+    lines += [f"build {escape(target)}: link {' '.join(objects)}", f"default {escape(target)}", ""]
+    return "\n".join(lines)
+
+
+def build_cuda(nvcc: str, scratch: Path, target: Path) -> list[str]:
+    """Compiles ``csrc/cuda`` into ``target``, for the architectures that it returns; ``BuildFailed`` says why not."""
+    if sys.platform != "linux":
+        raise BuildFailed("the CUDA kernels are built on Linux only")
+    ninja, architectures = find_ninja(), cuda_architectures(nvcc)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run_ninja(ninja, scratch, cuda_ninja_file(nvcc, architectures, scratch, target), nvcc)
+    return architectures
+
+
+def build_mode(variable: str) -> str:
+    """The value of ``FASTPREF_BUILD`` or ``FASTPREF_CUDA``."""
+    mode = os.environ.get(variable, "")
+    if mode not in ("", "0", "1"):
+        raise CompileError(f"{variable}={mode!r}: expected 1 (must build), 0 (do not build) or nothing")
+    return mode
 
 
 class BuildNative(build_ext):
     """``build_ext`` with ninja, which leaves a record of the outcome beside the package's modules."""
 
     def build_extensions(self) -> None:
-        """Build the module and write the record; a failure is fatal only with ``FASTPREF_BUILD=1``."""
-        mode = os.environ.get("FASTPREF_BUILD", "")
-        if mode not in ("", "0", "1"):
-            raise CompileError(f"FASTPREF_BUILD={mode!r}: expected 1 (must build), 0 (do not build) or nothing")
+        """Build the module, then the library, and write the record; a failure is fatal only where a variable is 1."""
+        build_mode("FASTPREF_CUDA")  # a wrong value is told at once
+        reason = self._build_module(build_mode("FASTPREF_BUILD"))
+        outcome = {"built": reason is None, "reason": reason, "cuda": self._build_library(reason)}
+        record = Path(self.build_lib, RECORD)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(outcome) + "\n")
+
+    def _build_module(self, mode: str) -> str | None:
+        """``fastpref._C``; why not."""
         (extension,) = self.extensions
         target = Path(self.get_ext_fullpath(extension.name)).resolve()
-        reason = None
         try:
             if mode == "0":
                 raise BuildFailed("skipped, because FASTPREF_BUILD=0 was set at installation")
             build_native(Path(self.build_temp).resolve(), target)
         except (BuildFailed, OSError) as error:
-            reason = str(error)
             target.unlink(missing_ok=True)
             if mode == "1":
-                raise CompileError(f"FASTPREF_BUILD=1 and fastpref._C was not built: {reason}") from None
-            print(f"warning: fastpref installs without its native module: {reason}", file=sys.stderr)
-        record = Path(self.build_lib, RECORD)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"built": reason is None, "reason": reason}) + "\n")
+                raise CompileError(f"FASTPREF_BUILD=1 and fastpref._C was not built: {error}") from None
+            print(f"warning: fastpref installs without its native module: {error}", file=sys.stderr)
+            return str(error)
+        return None
+
+    def _build_library(self, module_failed: str | None) -> dict[str, object]:
+        """The CUDA kernels; how that went, for the record."""
+        mode = build_mode("FASTPREF_CUDA")
+        target = Path(self.build_lib, CUDA_LIBRARY).resolve()
+        found = False
+        try:
+            if mode == "0":
+                raise BuildFailed("skipped, because FASTPREF_CUDA=0 was set at installation")
+            if module_failed:
+                raise BuildFailed(f"fastpref._C, which loads them, was not built: {module_failed}")
+            nvcc = find_nvcc()
+            found = True
+            architectures = build_cuda(nvcc, Path(self.build_temp, "cuda").resolve(), target)
+        except (BuildFailed, OSError) as error:
+            target.unlink(missing_ok=True)
+            if mode == "1":
+                raise CompileError(f"FASTPREF_CUDA=1 and the CUDA kernels were not built: {error}") from None
+            if found:
+                print(f"warning: fastpref installs without its CUDA kernels: {error}", file=sys.stderr)
+            return {"built": False, "reason": str(error)}
+        return {"built": True, "reason": None, "architectures": architectures}
 
     def _products(self) -> list[tuple[str, str]]:
         """What was built, as pairs of its place in the build folder and its place in the source tree."""
         package = self.get_finalized_command("build_py").get_package_dir("fastpref")
-        names = [self.get_ext_filename(extension.name) for extension in self.extensions] + [str(RECORD)]
+        modules = [self.get_ext_filename(extension.name) for extension in self.extensions]
+        names = [*modules, str(CUDA_LIBRARY), str(RECORD)]
         return [(os.path.join(self.build_lib, n), os.path.join(package, os.path.basename(n))) for n in names]
 
     def copy_extensions_to_source(self) -> None:
-        """Put the module and the record into the source tree, for editable installs and ``--inplace``."""
+        """Put the module, the library and the record into the source tree, for editable installs and ``--inplace``."""
         for built, in_source in self._products():
             if os.path.exists(built):
                 self.copy_file(built, in_source, level=self.verbose)
-            else:  # a module of an earlier build would hide that this one failed
+            else:  # one of an earlier build would hide that this one failed
                 Path(in_source).unlink(missing_ok=True)
 
     def get_outputs(self) -> list[str]:

@@ -38,6 +38,10 @@ const CudaApi& cuda_api() {
 
 void require_success(const CudaStatus& status) {
   if (status.code == 0) return;
+  if (status.code == 35 || status.code == 100) {  // cudaErrorInsufficientDriver, which is also that of no driver, and cudaErrorNoDevice
+    throw std::runtime_error(std::string("the CUDA kernels need an NVIDIA GPU and a driver for it; ") + status.kernel +
+                             " failed: " + status.name + ": " + status.text);
+  }
   throw std::runtime_error(std::string("CUDA kernel ") + status.kernel + ": " + status.name + ": " + status.text);
 }
 

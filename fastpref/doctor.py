@@ -34,7 +34,7 @@ def backend_lines() -> list[str]:
             if device.type in where:
                 state = f"active ({backend.describe()})"
             else:
-                state = f"not active: {backend.why_not(device, torch.float32)}"
+                state = f"not active: {backend.why_not(device, torch.float32)} ({backend.describe()})"
         else:
             state = f"not active: {reason}"
         lines.append(f"  {name:<8}{state}")

@@ -15,14 +15,16 @@ ABI_VERSION = 4
 """Version of the functions of ``fastpref._C`` that this file was written for."""
 
 BUILD_RECORD = Path(__file__).resolve().parent.parent / "_build_info.json"
-"""Where ``setup.py`` says why there is no native module."""
+"""Where ``setup.py`` says what it built, or why not."""
 
-_REBUILD = "rebuild: pip install -e . (or reinstall fastpref)"
+REBUILD = "rebuild: pip install -e . (or reinstall fastpref)"
 
 
-def _why_not_built() -> str:
+def why_not_built(part: str | None = None) -> str:
+    """What the record says about ``fastpref._C``, or about a part of it such as ``"cuda"``."""
     try:
-        reason = json.loads(BUILD_RECORD.read_text())["reason"]
+        record = json.loads(BUILD_RECORD.read_text())
+        reason = (record[part] if part else record)["reason"]
     except (OSError, ValueError, KeyError):
         reason = None
     return reason or "nothing is recorded about its build"
@@ -33,11 +35,11 @@ def load_native() -> ModuleType:
     try:
         native = importlib.import_module("fastpref._C")
     except ModuleNotFoundError:
-        raise ImportError(f"fastpref._C is not built ({_why_not_built()}); {_REBUILD}") from None
+        raise ImportError(f"fastpref._C is not built ({why_not_built()}); {REBUILD}") from None
     except ImportError as error:
-        raise ImportError(f"fastpref._C cannot be loaded ({error}); {_REBUILD}") from error
+        raise ImportError(f"fastpref._C cannot be loaded ({error}); {REBUILD}") from error
     if (found := getattr(native, "ABI_VERSION", None)) != ABI_VERSION:
-        raise ImportError(f"fastpref._C has ABI version {found}, expected {ABI_VERSION}; {_REBUILD}")
+        raise ImportError(f"fastpref._C has ABI version {found}, expected {ABI_VERSION}; {REBUILD}")
     if isa := os.environ.get("FASTPREF_CPU_ISA"):
         try:
             native.set_isa(isa)

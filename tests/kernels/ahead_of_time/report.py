@@ -8,18 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+from . import tables
 from .cases import CASES, Case
 from .resources import LIMITS
-
-Resources = dict[str, Any]
-Table = dict[str, Any]
+from .tables import Resources, Table
 
 KEPT = Path(__file__).parents[3] / "bench/ahead_of_time.json"
 SHOWN = KEPT.with_suffix(".md")
-
-REGISTER_SLACK = 8  # one step of the allocator
 
 
 def faults(case: Case, target: str, found: Resources) -> Iterator[str]:
@@ -38,21 +34,6 @@ def faults(case: Case, target: str, found: Resources) -> Iterator[str]:
         yield "fits no multiprocessor"
 
 
-def regressions(kept: Resources, found: Resources) -> Iterator[str]:
-    """What got worse."""
-    if found["spilled_bytes"] > kept["spilled_bytes"]:
-        yield f"spills {found['spilled_bytes']} bytes, was {kept['spilled_bytes']}"
-    if found["registers"] > kept["registers"] + REGISTER_SLACK:
-        yield f"takes {found['registers']} registers, was {kept['registers']}"
-    if found["resident_warps"] < kept["resident_warps"]:
-        yield f"has {found['resident_warps']} warps resident, was {kept['resident_warps']}"
-    for name in ("wide_loads", "wide_stores", "tensor_core"):
-        if found[name] < kept[name]:
-            yield f"has {found[name]} {name.replace('_', ' ')}, was {kept[name]}"
-    if found["narrow_loads"] > kept["narrow_loads"]:
-        yield f"has {found['narrow_loads']} narrow loads, was {kept['narrow_loads']}"
-
-
 def complaints(cases: Iterable[Case], targets: Iterable[str], found: Table, kept: Table | None) -> list[str]:
     """Everything wrong with a table of these cases and targets; without a kept one, by itself alone."""
     wrong = []
@@ -65,7 +46,7 @@ def complaints(cases: Iterable[Case], targets: Iterable[str], found: Table, kept
             said = list(faults(case, target, got))
             if kept is not None:
                 before = kept["kernels"].get(case.name, {}).get(target)
-                said += regressions(before, got) if before else [f"is not in {KEPT.name}: make it again"]
+                said += tables.regressions(before, got) if before else [f"is not in {KEPT.name}: make it again"]
             wrong += [f"{case.name} on {target} {complaint}" for complaint in said]
     return wrong
 
@@ -94,12 +75,7 @@ def save(table: Table) -> None:
 
 
 def as_json(table: Table) -> str:
-    """One line per kernel and target, so that a change shows as itself."""
-    kernels = []
-    for name, per_target in table["kernels"].items():
-        lines = ",\n".join(f"      {json.dumps(target)}: {json.dumps(what)}" for target, what in per_target.items())
-        kernels.append(f"    {json.dumps(name)}: {{\n{lines}\n    }}")
-    return f'{{\n  "triton": {json.dumps(table["triton"])},\n  "kernels": {{\n' + ",\n".join(kernels) + "\n  }\n}\n"
+    return tables.as_json("triton", table)
 
 
 INTRODUCTION = """\

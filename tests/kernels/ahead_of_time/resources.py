@@ -10,45 +10,18 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton
+
+from ...emulation.stand_in_driver import TARGETS
+from .hardware import HARDWARE, NVIDIA, occupancy
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
-class Limits(NamedTuple):
-    """What one multiprocessor (NVIDIA) or compute unit (AMD) has for the programs that are on it at the same time.
+LIMITS = {target: HARDWARE[target] for target in TARGETS}
 
-    All of them have four partitions of their own registers, 512 for every lane.
-    """
-
-    warps: int
-    programs: int
-    shared: int
-    shared_per_program: int  # what the system takes for itself
-
-
-# CUDA C++ programming guide, table of technical specifications per compute capability; AMD CDNA ISA guides.
-LIMITS = {
-    "sm_80": Limits(64, 32, 164 * 1024, 1024),
-    "sm_89": Limits(48, 24, 100 * 1024, 1024),
-    "sm_90": Limits(64, 32, 228 * 1024, 1024),
-    "sm_100": Limits(64, 32, 228 * 1024, 1024),
-    "sm_120": Limits(48, 24, 100 * 1024, 1024),
-    "gfx90a": Limits(32, 32, 64 * 1024, 0),
-    "gfx942": Limits(32, 32, 64 * 1024, 0),
-    "gfx950": Limits(32, 32, 160 * 1024, 0),
-}
-_PARTITIONS, _REGISTERS = 4, 512
-_REGISTER_STEP = 8  # they are handed out to a thread in eights
-
-_NVIDIA = {
-    "wide_loads": r"\bLDG\.\S*\.(?:128|256)\b|\bLDGSTS\.\S*\.128\b|\bUTMALDG\b",
-    "narrow_loads": r"\bLDG\.(?!\S*\.(?:128|256)\b)|\bLDGSTS\.(?!\S*\.128\b)",
-    "wide_stores": r"\bSTG\.\S*\.(?:128|256)\b|\bUTMASTG\b",
-    "tensor_core": r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b",
-}
 _AMD = {
     "wide_loads": r"\b(?:global|buffer)_load_(?:lds_)?dwordx4\b",
     "narrow_loads": r"\b(?:global|buffer)_load_(?!(?:lds_)?dwordx4\b)\w+",
@@ -76,7 +49,7 @@ def nvidia(ptx: str, cubin: bytes) -> dict[str, int]:
     return {
         "registers": registers,
         "spilled_bytes": stack + local,
-        **{name: len(re.findall(pattern, code)) for name, pattern in _NVIDIA.items()},
+        **{name: len(re.findall(pattern, code)) for name, pattern in NVIDIA.items()},
         "loop_communication": loop_communication(ptx),
     }
 
@@ -106,17 +79,6 @@ def loop_communication(ptx: str) -> int:
         if 0 <= label < branch.start():
             found += len(re.findall(r"\b(?:shfl|bar)\.", ptx[label : branch.start()]))
     return found
-
-
-def occupancy(target: str, registers: int, warps: int, shared: int) -> int:
-    """Warps on a multiprocessor at the same time if there is work for all: what registers, shared memory and the hardware allow."""
-    limits = LIMITS[target]
-    registers = -(-max(registers, 1) // _REGISTER_STEP) * _REGISTER_STEP
-    by_registers = _REGISTERS // registers * _PARTITIONS
-    programs = min(limits.programs, min(by_registers, limits.warps) // warps)
-    if shared:
-        programs = min(programs, limits.shared // (shared + limits.shared_per_program))
-    return programs * warps
 
 
 def _output(*command: Any) -> str:
