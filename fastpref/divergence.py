@@ -230,7 +230,7 @@ def token_kl(
             It gets no gradient.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
 
     Returns:
         ``TokenKL`` with the shape of ``targets``.
@@ -435,7 +435,7 @@ def linear_token_kl(
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         budget_bytes: scratch memory allowed for both heads' chunks and accumulators; ``None`` for 64 MiB, or the least that works.
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
 
     Returns:
         ``TokenKL``, every field ``[T]``.

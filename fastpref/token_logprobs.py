@@ -276,7 +276,7 @@ def logprobs(
         inplace_backward: let backward overwrite the logits with their gradient: no memory, and the fastest form. The logits must
             not be used again; they must not be a leaf or a view of one, nor an input of another operation's backward. Logits whose
             last dimension is not contiguous get a buffer of their own all the same.
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
 
     Returns:
         ``TokenLogProbs`` with the shape of ``targets``.
@@ -723,7 +723,7 @@ def linear_logprobs(  # type: ignore[misc]  # the options are written out once, 
         stats: statistics wanted beside ``logps`` and ``lse``, as for :func:`logprobs`.
         budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works. Plan D3 holds up to that much until backward.
         plan: force ``"D0"`` or ``"D3"``; ``None`` lets :mod:`fastpref.planner` choose.
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
         gradient_filter: leave vocabulary blocks out of the gradients' GEMMs in which no softmax of a block of rows (128 columns by 128 rows;
             32 by 32 in the tile kernels) reaches this probability and that hold none of their targets (arXiv 2411.09009, which takes
             ``2 ** -12`` for bfloat16). ``None``: the exact gradients. What
