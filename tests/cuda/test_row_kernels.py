@@ -398,7 +398,7 @@ def test_divergence_reads_the_reference_only_for_the_third_term(backend, directi
 def test_a_kernel_that_goes_astray_is_named(backend):
     logits, targets = draw(31, F32)
     with (
-        pytest.raises(RuntimeError, match="CUDA kernel row_stats.*outside of the memory"),
+        pytest.raises(RuntimeError, match=r"CUDA kernel row_stats.*outside of the memory"),
         control().watching(t=targets),
     ):
         fold(backend, logits, targets)
