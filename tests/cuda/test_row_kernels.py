@@ -252,6 +252,16 @@ def test_divergence_of_unaligned_rows_in_parts(backend, dtype, direction: Direct
 
 
 @directions
+def test_likely_targets_have_their_third_term(backend, direction: Direction):
+    logits, ref_logits, targets = divergence.pair(31, F32)
+    live = (targets >= 0).nonzero().squeeze(1)
+    logits[live, targets[live]], ref_logits[live, targets[live]] = 9.0, 6.0
+    rows = (*divergence.per_row(logits, ref_logits, targets, direction, PLAIN), *divergence.coefficients(6))
+    out = divergence.gradient(backend, logits, ref_logits, targets, rows, direction)
+    divergence.assert_gradient(logits, ref_logits, targets, rows, direction, PLAIN, out)
+
+
+@directions
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_equal_rows_of_another_matrix_diverge_by_exactly_0(backend, name, direction: Direction):
     t = TRANSFORMS[name]
