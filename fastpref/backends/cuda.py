@@ -34,7 +34,7 @@ class CudaBackend(CudaRows):
         self._emulated: bool = about["emulated"]
         super().__init__(native, self._emulated)
         self._architectures: str = about["architectures"]
-        self.head = CudaHead(native, self._emulated)
+        self.head = CudaHead(native, self._where, self._emulated)
 
     def describe(self) -> str:
         """See the protocol."""
