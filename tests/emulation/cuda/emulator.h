@@ -528,15 +528,14 @@ FASTPREF_DEVICE void store16(void* p, const V& v) {
 
 FASTPREF_DEVICE uint32_t count_up(uint32_t* p) {
   emulator::touch(p, sizeof *p, true, sizeof *p);
-  {
-    const emulator::Unseen unseen;
-    ++emulator::memory.totals.atomics;
-    emulator::Thread& t = emulator::self();
-    if (t.fenced) fiber_release(p);
-    t.fenced = false;
-    t.seen.push_back(p);
-  }
-  return __atomic_fetch_add(p, 1u, __ATOMIC_RELAXED);
+  const uint32_t before = __atomic_fetch_add(p, 1u, __ATOMIC_RELAXED);
+  const emulator::Unseen unseen;
+  ++emulator::memory.totals.atomics;
+  emulator::Thread& t = emulator::self();
+  if (t.fenced) fiber_release(p);  // what came before the fence, and the atomic itself
+  t.fenced = false;
+  t.seen.push_back(p);
+  return before;
 }
 
 FASTPREF_DEVICE void copy16_async(void* shared, const void* global, int bytes) {
