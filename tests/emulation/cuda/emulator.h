@@ -149,6 +149,12 @@ struct Block {
 };
 inline Block block;
 constexpr size_t kArenaBytes = 228 << 10;
+#if defined(FIBER_SANITIZED)
+constexpr size_t kMarginBytes = 0;  // the sanitizer knows where the memory ends
+#else
+constexpr size_t kMarginBytes = 256;
+#endif
+constexpr unsigned char kMargin = 0xA5;
 constexpr size_t kSharedBytes = 48 << 10;     // that a kernel has without asking
 inline size_t most_shared_bytes = 227 << 10;  // that it may ask for; GPUs of compute capability 8.6, 8.9
                                               // and 12.0 have 99 << 10
@@ -296,7 +302,6 @@ FIBER_UNSANITIZED inline void enter() {
   } catch (...) {
     failed("an exception of a type that nobody expects");
   }
-  fiber_release(&block.launch_order);
   self().wait = Wait::kEnded;
   --block.live;
   self().fiber.end();
@@ -311,8 +316,9 @@ inline void prepare_block(int n) {
   block.barrier = std::make_unique<Meeting>(~0u);
   block.warps.clear();
   block.warps.resize((n + 31) / 32);
-  block.dynamic.reset(block.dynamic_bytes ? new unsigned char[block.dynamic_bytes] : nullptr);
-  if (block.dynamic) fill(block.dynamic.get(), 0xFF, block.dynamic_bytes);
+  block.dynamic.reset(new unsigned char[block.dynamic_bytes + kMarginBytes]);
+  fill(block.dynamic.get(), 0xFF, block.dynamic_bytes);
+  fill(block.dynamic.get() + block.dynamic_bytes, kMargin, kMarginBytes);
 #if defined(__SANITIZE_THREAD__)
   block.arena.reset(new unsigned char[kArenaBytes]);
   fill(block.arena.get(), 0xFF, kArenaBytes);
@@ -369,7 +375,11 @@ FIBER_UNSANITIZED inline void run_block(int n, const std::vector<int>& order) {
   while (block.live && block.error.empty()) {
     if (!run_threads(n, order)) release_block(n);
   }
-  for (int i = 0; i < n; ++i) block.threads[i].fiber.finish();
+  const Unseen unseen;
+  for (size_t i = 0; i < kMarginBytes; ++i) {
+    if (block.dynamic[block.dynamic_bytes + i] != kMargin) failed("wrote beyond the launch's dynamic shared memory");
+  }
+  for (int i = 0; i < n; ++i) block.threads[i].fiber.finish(&block.launch_order);
 }
 
 // What went wrong in the last launch, for the caller of the C interface; empty
