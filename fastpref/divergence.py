@@ -128,7 +128,7 @@ def _kl(
     backend: str,
 ) -> Outputs:
     way = cast(Direction, direction)
-    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen = backends.select(backend, logits.device, logits.dtype, given_logits=True)
     state = KlState.start(logits.shape[0], logits.device, accumulation_dtype(logits.dtype))
     chosen.row_kl_stats(
         row_contiguous(logits),
@@ -167,7 +167,7 @@ def _kl_backward(
 ) -> Tensor:
     logits = row_contiguous(logits)
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen = backends.select(backend, logits.device, logits.dtype, given_logits=True)
     chosen.row_kl_grad(
         logits,
         row_contiguous(ref_logits),
@@ -230,7 +230,7 @@ def token_kl(
             It gets no gradient.
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
 
     Returns:
         ``TokenKL`` with the shape of ``targets``.
@@ -257,7 +257,7 @@ def token_kl(
     require_same("targets", targets, "logits", logits, dtype=False)
     way = check_direction(direction)
     refuse_forward_mode(logits, ref_logits)
-    backends.select(backend, logits.device, logits.dtype)
+    backends.select(backend, logits.device, logits.dtype, given_logits=True)
     vocab = logits.shape[-1]
     ids = normalise_targets(targets.reshape(-1), vocab, ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, logits)
@@ -435,7 +435,7 @@ def linear_token_kl(
         softcap: Gemma's final logit soft cap, or ``None``.
         logit_scale: factor on the raw logits (Cohere).
         budget_bytes: scratch memory allowed for both heads' chunks and accumulators; ``None`` for 64 MiB, or the least that works.
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
 
     Returns:
         ``TokenKL``, every field ``[T]``.

@@ -40,7 +40,10 @@ def backend_lines() -> list[str]:
         lines.append(f"  {name:<8}{state}")
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         try:
-            chosen = f"takes {backends.select(None, device, dtype).name}"
+            logits, head = (backends.select(None, device, dtype, given_logits=given).name for given in (True, False))
+            chosen = (
+                f"takes {logits}" if logits == head else f"takes {logits} for given logits, {head} for a linear head"
+            )
         except ValueError as error:
             chosen = f"fails: {error}"
         lines.append(f"  auto on {device.type}, {str(dtype).removeprefix('torch.')}: {chosen}")

@@ -1,7 +1,7 @@
 """A preference loss from given logits: all three stages in one call.
 
-Where the backend has a stage for it and the objective a head (:mod:`fastpref.staged_loss`), that is three launches: statistics of policy and
-reference together, the objective, the gradient. Everything else is composed of :func:`fastpref.logprobs`, :func:`fastpref.token_kl` and
+Where the backend has a stage for it and the objective a head (:mod:`fastpref.staged_loss`), that is two launches, forward and gradient (``cuda``), or
+three, where the objective is one of its own (``triton``). Everything else is composed of :func:`fastpref.logprobs`, :func:`fastpref.token_kl` and
 :func:`fastpref.preference_loss`, with the same numbers.
 """
 
@@ -39,7 +39,7 @@ from .arguments import (
 )
 from .call import Call
 from .divergence import TokenKL, token_kl
-from .objectives.base import Objective
+from .objectives.base import Objective, PairwiseObjective, reward_metrics
 from .objectives.batch import SequenceBatch
 from .preference import KL_DIRECTIONS, PreferenceOutput, checked_call, masked_reference, preference_loss
 from .staged_loss import LateMetrics, Staging, run_staged, stage_of, staged_data, staging
@@ -70,7 +70,7 @@ def logits_preference_loss(
     precomputed reference. Where policy and reference hold the same numbers every margin is exactly 0. With hidden states at hand,
     :func:`fastpref.linear_preference_loss` needs no logits at all.
 
-    On the Triton backend a loss of single pairs, sequences or tokens is three launches, and metrics are computed when they are first looked
+    On the CUDA backend a loss of single pairs, sequences or tokens is two launches, on Triton's three, and metrics are computed when they are first looked
     at (an error if ``targets``, ``cu_seqlens`` or data were overwritten by then); data, token weights and losses that divide by lengths add a few launches over T or K numbers. Losses that look at a whole batch,
     sort, carry a state or learn from data run their formula in PyTorch between the same kernels.
 
@@ -91,7 +91,7 @@ def logits_preference_loss(
         logit_scale: factor on the raw logits (Cohere).
         inplace_backward: let backward overwrite ``logits`` with their gradient, see :func:`fastpref.logprobs`; not for objectives that need
             the KL over the vocabulary.
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
         **data: hyper-parameters (with a name) and the tensors that the objective declares; they may require gradients where they are learnt
             (``values``).
 
@@ -265,7 +265,7 @@ def _staged(
     logit_scale: float,
     backend: str | None,
 ) -> PreferenceOutput | None:
-    """The three launches; ``None`` where the data's shapes are not the head's."""
+    """The stage's launches; ``None`` where the data's shapes are not the head's."""
     chosen, targets = rows.chosen, rows.targets
     looks = may_synchronise(logits.device) and not is_traced(logits, targets)
     asked = bool(rows.given) or rows.token_weights is not None or chosen.weights_tokens
@@ -305,7 +305,10 @@ def _staged(
         if near is not None:
             refuse_nan(found.ref_logps, ids, "reference")
     reference = known if near is None else found.ref_logps
-    compute = partial(_metrics, rows, found.logps, reference)
+    if type(chosen).metrics is PairwiseObjective.metrics and found.rewards.numel():
+        compute = partial(reward_metrics, found.rewards, found.sums[0], found.margins)
+    else:
+        compute = partial(_metrics, rows, found.logps, reference)
     return PreferenceOutput(
         loss=found.loss,
         losses=found.losses,

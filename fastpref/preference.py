@@ -344,7 +344,7 @@ def linear_preference_loss(
         budget_bytes: scratch memory allowed besides inputs and gradients; ``None`` for 64 MiB, or the least that works. Plan D3 holds up to
             that much until backward, the other plans nothing.
         plan: force ``"D0"`` to ``"D3"``; ``None`` lets :mod:`fastpref.planner` choose.
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
         gradient_filter: see :func:`fastpref.linear_logprobs`; not for objectives that need the KL over the vocabulary.
         main_grad: ``[V, H]`` float32 buffer that backward adds dW to, see :func:`fastpref.linear_logprobs`; not with a KL over the vocabulary. Plans D1 and D2 keep dW in float32
             for it until the upstream gradient is known, which counts against ``budget_bytes``.

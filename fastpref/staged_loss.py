@@ -1,7 +1,7 @@
 """A whole loss from given logits as one differentiable operator, on a backend that has the stage for it.
 
 :func:`staging` says whether a call can be run so: the objective has a head, and the call gave nothing that the head does not know. Nothing
-here waits for the device, and where the call has neither data nor weights nothing runs on it but the stage's three launches.
+here waits for the device, and where the call has neither data nor weights nothing runs on it but the stage's two or three launches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .objectives.device import identify
 from .packing import segment_sum, wide_dtype
 
 if TYPE_CHECKING:
-    from .backends.triton_stage import TritonStage
+    from .backends.stage import Stage
 
 _ABSENT = {"old_logps", "baseline"}
 """Data that a head can do without: 0 in their place, or the policy's own log-probs, are the same loss."""
@@ -44,6 +44,7 @@ class Staging:
         data: names of its data.
         kind: what an item is.
         number: name of the call's number that it reads, or ``None``.
+        reward_scale: of the log-ratio in the rewards of pairs.
     """
 
     head: str
@@ -51,14 +52,15 @@ class Staging:
     data: tuple[str, ...]
     kind: str
     number: str | None
+    reward_scale: float
 
 
-def stage_of(backend: str | None, device: torch.device, dtype: torch.dtype) -> TritonStage | None:
+def stage_of(backend: str | None, device: torch.device, dtype: torch.dtype) -> Stage | None:
     """The stage of the backend that takes these logits, if it has one."""
-    return getattr(backends.select(backend, device, dtype), "stage", None)
+    return getattr(backends.select(backend, device, dtype, given_logits=True), "stage", None)
 
 
-def staging(objective: Objective, stage: TritonStage, given: Mapping[str, Tensor], weighted: bool) -> Staging | None:
+def staging(objective: Objective, stage: Stage, given: Mapping[str, Tensor], weighted: bool) -> Staging | None:
     """How the stage runs a call, or ``None``.
 
     Args:
@@ -81,7 +83,7 @@ def staging(objective: Objective, stage: TritonStage, given: Mapping[str, Tensor
     if head.number == "mean_chosen_length" and (weighted or objective.weights_tokens):
         return None
     hyper = tuple(float(getattr(objective, option)) for option in head.hyper)
-    return Staging(name, hyper, head.data, head.kind, head.number)
+    return Staging(name, hyper, head.data, head.kind, head.number, float(getattr(objective, "reward_scale", 1.0)))
 
 
 def staged_data(plan: Staging, call: Call) -> list[Tensor | None] | None:
@@ -107,8 +109,8 @@ def staged_data(plan: Staging, call: Call) -> list[Tensor | None] | None:
 
 # --- the operator -------------------------------------------------------------------------------------------------------------
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""The fields of :class:`fastpref.backends.triton_stage.Staged`."""
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The fields of :class:`fastpref.backends.stage.Staged`."""
 
 
 @torch.library.custom_op("fastpref::logits_loss", mutates_args=())
@@ -130,6 +132,7 @@ def _logits_loss(
     hyper: list[float],
     head: str,
     items: int,
+    reward_scale: float | None,
     ignore_index: int,
     logit_scale: float,
     softcap: float | None,
@@ -153,12 +156,13 @@ def _logits_loss(
         weights=weights,
         number=number,
         divisors=divisors,
+        reward_scale=reward_scale,
     )
 
 
 @_logits_loss.register_fake
 def _(logits: Tensor, ref_logits: Tensor | None, *args: Any) -> Outputs:
-    targets, cu_seqlens, items = args[1], args[2], args[14]
+    targets, cu_seqlens, items, reward_scale = args[1], args[2], args[14], args[15]
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)
@@ -166,7 +170,10 @@ def _(logits: Tensor, ref_logits: Tensor | None, *args: Any) -> Outputs:
     rows, sequences = targets.shape[0], cu_seqlens.shape[0] - 1
     near = new(rows if ref_logits is not None else 0)
     wide = {"dtype": torch.float64}
-    return new(), new(items, **wide), new(2, sequences, **wide), new(rows), new(rows), near, new(rows)
+    pairs = 0 if reward_scale is None else items
+    rewards, margins = new(2 * pairs, **wide), new(pairs, **wide)
+    loss, losses, sums = new(), new(items, **wide), new(2, sequences, **wide)
+    return loss, losses, sums, new(rows), new(rows), near, new(rows), rewards, margins
 
 
 @torch.library.custom_op("fastpref::logits_loss_backward", mutates_args=())
@@ -196,7 +203,7 @@ def _(logits: Tensor, *_: Any) -> Tensor:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend = inputs[18:]
+    ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend = inputs[19:]
     ctx.set_materialize_grads(False)  # autograd would fill zeros for every other output
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(inputs[0], inputs[3], inputs[8], output[3], output[6])
@@ -204,7 +211,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
 
 def _grad(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if upstream is None:
-        return (None,) * 23
+        return (None,) * 24
     logits, targets, inv_temperature, lse, coef = ctx.saved_tensors
     if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
         stage: Any = stage_of(ctx.backend, logits.device, logits.dtype)
@@ -216,7 +223,7 @@ def _grad(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Any, ...]:
     else:
         options = (ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend)
         grad = _logits_loss_backward(logits, targets, inv_temperature, lse, coef, upstream, *options)
-    return grad, *([None] * 22)
+    return grad, *([None] * 23)
 
 
 _logits_loss.register_autograd(_grad, setup_context=_setup)
@@ -224,13 +231,15 @@ _logits_loss.register_autograd(_grad, setup_context=_setup)
 
 @dataclass(frozen=True)
 class StagedLoss:
-    """What the stage found: ``loss`` is differentiable; shapes as in :class:`fastpref.backends.triton_stage.Staged`."""
+    """What the stage found: ``loss`` is differentiable; shapes as in :class:`fastpref.backends.stage.Staged`."""
 
     loss: Tensor
     losses: Tensor
     sums: Tensor
     logps: Tensor
     ref_logps: Tensor
+    rewards: Tensor
+    margins: Tensor
 
 
 def run_staged(
@@ -258,7 +267,9 @@ def run_staged(
             divisors = call.objective.divisors(batch).contiguous()
     sequences = cu_seqlens.shape[0] - 1
     slots = [*data, *[None] * (_SLOTS - len(data))]
-    loss, losses, sums, _, logps, near, _ = _logits_loss(
+    stage: Any = stage_of(backend, logits.device, logits.dtype)
+    wanted = plan.kind == "pair" and stage.makes_rewards
+    loss, losses, sums, _, logps, near, _, rewards, margins = _logits_loss(
         logits,
         ref_logits,
         None if ref_logps is None else ref_logps.contiguous(),
@@ -272,6 +283,7 @@ def run_staged(
         list(plan.hyper),
         plan.head,
         sequences // 2 if plan.kind == "pair" else sequences,
+        plan.reward_scale if wanted else None,
         ignore_index,
         transform.logit_scale,
         transform.softcap,
@@ -279,7 +291,7 @@ def run_staged(
         inplace_backward,
         backend or "auto",
     )
-    return StagedLoss(loss, losses, sums, logps, near)
+    return StagedLoss(loss, losses, sums, logps, near, rewards, margins)
 
 
 class LateMetrics(Mapping[str, Tensor]):

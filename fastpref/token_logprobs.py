@@ -152,7 +152,7 @@ def _logprobs(
     stats: str = "",
 ) -> Outputs:
     rows, vocab = logits.shape
-    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen = backends.select(backend, logits.device, logits.dtype, given_logits=True)
     state = RowState.start(rows, logits.device, accumulation_dtype(logits.dtype), stats.split(","))
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
     chosen.row_stats(row_contiguous(logits), targets, state, col0=0, transform=transform)
@@ -180,7 +180,7 @@ def _logprobs_backward(
     logits = row_contiguous(logits)
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
-    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen = backends.select(backend, logits.device, logits.dtype, given_logits=True)
     chosen.row_grad(logits, targets, lse, onehot_coef, softmax_coef, out, col0=0, transform=transform)
     return out
 
@@ -204,7 +204,7 @@ def _logprobs_backward_inplace(
     backend: str,
 ) -> None:
     transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
-    chosen = backends.select(backend, logits.device, logits.dtype)
+    chosen = backends.select(backend, logits.device, logits.dtype, given_logits=True)
     chosen.row_grad(logits, targets, lse, onehot_coef, softmax_coef, logits, col0=0, transform=transform)
 
 
@@ -276,7 +276,7 @@ def logprobs(
         inplace_backward: let backward overwrite the logits with their gradient: no memory, and the fastest form. The logits must
             not be used again; they must not be a leaf or a view of one, nor an input of another operation's backward. Logits whose
             last dimension is not contiguous get a buffer of their own all the same.
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
 
     Returns:
         ``TokenLogProbs`` with the shape of ``targets``.
@@ -302,7 +302,7 @@ def logprobs(
     if inplace_backward:
         refuse_leaf(logits)
     refuse_forward_mode(logits)
-    backends.select(backend, logits.device, logits.dtype)
+    backends.select(backend, logits.device, logits.dtype, given_logits=True)
     rows = logits.reshape(-1, logits.shape[-1])
     ids = normalise_targets(targets.reshape(-1), logits.shape[-1], ignore_index)
     transform = make_transform(temperature, softcap, logit_scale, targets, ids, logits)
@@ -723,7 +723,7 @@ def linear_logprobs(  # type: ignore[misc]  # the options are written out once, 
         stats: statistics wanted beside ``logps`` and ``lse``, as for :func:`logprobs`.
         budget_bytes: scratch memory allowed; ``None`` for 64 MiB, or the least that works. Plan D3 holds up to that much until backward.
         plan: force ``"D0"`` or ``"D3"``; ``None`` lets :mod:`fastpref.planner` choose.
-        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"`` or ``"triton"``.
+        backend: ``None``/``"auto"``, ``"eager"``, ``"cpu"``, ``"triton"`` or ``"cuda"``.
         gradient_filter: leave vocabulary blocks out of the gradients' GEMMs in which no softmax of a block of rows (128 columns by 128 rows;
             32 by 32 in the tile kernels) reaches this probability and that hold none of their targets (arXiv 2411.09009, which takes
             ``2 ** -12`` for bfloat16). ``None``: the exact gradients. What

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .linear_stats import SLOT
+from .kept_layout import SLOT
 from .linear_tiling import is_heavy, linear_tiling
 from .logit_transform import LOG2E, tanh_and_slope, transform_arguments, transformed
 from .row_grad import expm1_near_zero

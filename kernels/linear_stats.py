@@ -10,7 +10,7 @@ Partials  ``m``, ``s`` and, only if asked for and compiled in only then, ``s2``,
 In place  the state of ``row_stats``, each ``[T]``, into which :func:`merge_partials` folds the partials of one launch. Folding those of several
           shards of the vocabulary one after the other, lowest columns first, gives the statistics of the whole
 Kept      if asked for, what the backward needs of the logits of all rows: ``exp(z - reference)`` in the operands' 16-bit dtype beside its
-          reference in float32, one per row and :data:`SLOT` columns; or the raw logits in float32 (see :func:`kept_layout`)
+          reference in float32, one per row and :data:`SLOT` columns; or the raw logits in float32 (see ``kept_layout``)
 Bytes     reads the head once per ``group`` tiles of rows and the hidden states once per tile of columns, from the L2 cache but for
           the first time; stores 8 bytes per row and segment (4 more for each further field). Nothing of size T x V is stored, but for
           what is kept: 2 + 4 / SLOT bytes per logit, or 4
@@ -25,20 +25,17 @@ row's bits do not depend on which rows run beside it, nor on the order of the pr
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .kept_layout import SLOT
 from .linear_tiling import is_heavy, linear_tiling, segment_columns
 from .logit_transform import LOG2E, transform_arguments, transformed
 from .row_stats import FAR, LOWEST, NOWHERE, moved
 from .tile_product import is_narrow, product_dtype, tile_of_program, tile_product
-
-SLOT = 64
-"""Columns of kept exponentials that share a reference; every tile's ``columns`` are a multiple of it."""
 
 _MERGE_ELEMENTS = 4096  # of one field that a program of the merge holds
 
@@ -58,42 +55,6 @@ class Partials:
     total: Tensor | None = None
     top: Tensor | None = None
     argmax: Tensor | None = None
-
-
-class KeptLayout(NamedTuple):
-    """How what is kept lies in its buffer: ``values [T, stride]``, then for exponentials their ``references [T, stride / SLOT]`` float32.
-
-    ``dtype`` is that of the values: a 16-bit one for exponentials, float32 for raw logits.
-    """
-
-    dtype: torch.dtype
-    stride: int
-
-    @property
-    def exponentials(self) -> bool:
-        """Or raw logits."""
-        return self.dtype != torch.float32
-
-    def row_bytes(self) -> int:
-        """Bytes per row."""
-        return self.stride * self.dtype.itemsize + (self.stride // SLOT * 4 if self.exponentials else 0)
-
-    def views(self, buffer: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
-        """``values`` and ``references`` of ``rows`` rows in a flat uint8 buffer."""
-        end = rows * self.stride * self.dtype.itemsize
-        values = buffer[:end].view(self.dtype).view(rows, self.stride)
-        if not self.exponentials:
-            return values, None
-        return values, buffer[end : rows * self.row_bytes()].view(torch.float32).view(rows, self.stride // SLOT)
-
-
-def kept_layout(hidden: torch.dtype, weight: torch.dtype, columns: int, softcap: bool) -> KeptLayout:
-    """Exponentials where both operands have one 16-bit dtype: their rounding is that of the gradient that is made from them.
-
-    Raw logits for float32 gradients, which deserve better, and under a softcap, whose slope is a function of the logit.
-    """
-    exponentials = hidden == weight and hidden.itemsize == 2 and not softcap
-    return KeptLayout(hidden if exponentials else torch.float32, triton.cdiv(columns, SLOT) * SLOT)
 
 
 @triton.jit(do_not_specialize=["col0"])
@@ -313,7 +274,7 @@ def linear_partials(
         scale: see ``logit_transform``.
         cap: likewise.
         row_scale: ``[T]``.
-        kept: the views of a :class:`KeptLayout` of these T rows and V columns, to be written; ``None`` to keep nothing.
+        kept: the views of a ``KeptLayout`` of these T rows and V columns, to be written; ``None`` to keep nothing.
         segment: columns per program, a multiple of the tile's; ``None`` for those of :func:`segment_columns`.
     """
     (rows, width), columns = hidden.shape, weight.shape[0]

@@ -37,3 +37,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker in ("slow", "network"):
             if marker in item.keywords and not config.getoption(f"--run-{marker}"):
                 item.add_marker(pytest.mark.skip(reason=f"needs --run-{marker}"))
+
+
+@pytest.fixture(scope="session")
+def emulated_cuda() -> object:
+    """The backend ``"cuda"`` on the CPU, for this test and those after it; the emulator's library is built when the first one asks."""
+    from tests.emulation.cuda import require_emulated
+
+    return require_emulated()

@@ -14,6 +14,7 @@ from fastpref.token_logprobs import TokenLogProbs
 
 from . import family
 from .emulation import require_triton, watch
+from .emulation.cuda import control, require_emulated
 
 require_triton()
 
@@ -22,6 +23,13 @@ LENGTHS = [3, 2, 4, 1]
 TOTAL = sum(LENGTHS)
 CU = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()], dtype=torch.int32)
 STAGE = load("triton").stage
+STAGED = ["triton", "cuda"]
+"""The backends that have a stage."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cuda_is_emulated() -> None:
+    require_emulated()
 
 
 def staged(objective) -> bool:
@@ -86,14 +94,16 @@ def compare(objective, backend: str, data=None, weights=None, **options) -> fast
     return out
 
 
+@pytest.mark.parametrize("backend", STAGED)
 @family.each(staged)
-def test_every_objective_with_a_head(objective) -> None:
-    compare(objective, "triton")
+def test_every_objective_with_a_head(objective, backend) -> None:
+    compare(objective, backend)
 
 
 @family.each(lambda o: o.name in ("tdpo1", "aot", "infonca", "mixture", "gmpo", "bco") and not staged(o))
-def test_an_objective_without_a_head(objective) -> None:
-    compare(objective, "triton")
+@pytest.mark.parametrize("backend", STAGED)
+def test_an_objective_without_a_head(objective, backend) -> None:
+    compare(objective, backend)
 
 
 @family.each(lambda o: o.name in ("sigmoid", "simpo", "tdpo2", "kto", "grpo", "aot", "ppo"))
@@ -135,47 +145,57 @@ def test_the_head_of_an_objective(objective, head) -> None:
     assert identify(objective, STAGE.names) == head
 
 
-def test_token_weights() -> None:
+def test_backends_have_the_same_heads() -> None:
+    other = require_emulated().stage
+    assert other.names == STAGE.names
+    shape = {name: (head.kind, head.data, head.hyper, head.number) for name, head in STAGE.heads.items()}
+    assert {name: (head.kind, head.data, head.hyper, head.number) for name, head in other.heads.items()} == shape
+
+
+@pytest.mark.parametrize("backend", STAGED)
+def test_token_weights(backend) -> None:
     weights = torch.rand(TOTAL, generator=torch.Generator().manual_seed(5))
     for name, options in {"sigmoid": {"ld_alpha": 0.5}, "kto": {}, "simpo": {}}.items():  # simpo's likelihood: composed
-        compare(family.make(name, **options), "triton", weights=weights)
+        compare(family.make(name, **options), backend, weights=weights)
 
 
-def test_data_that_may_be_left_out_or_learnt() -> None:
+@pytest.mark.parametrize("backend", STAGED)
+def test_data_that_may_be_left_out_or_learnt(backend) -> None:
     g = torch.Generator().manual_seed(1)
     for name in ("grpo", "rloo", "bda"):  # of the policy's own samples, without a baseline
-        compare(family.make(name), "triton", data=family.data(family.make(name), LENGTHS, g, optional=False))
+        compare(family.make(name), backend, data=family.data(family.make(name), LENGTHS, g, optional=False))
     advantages = torch.linspace(-1, 1, TOTAL)
-    compare(family.make("grpo"), "triton", data={"advantages": advantages, "old_logps": -3 - torch.rand(TOTAL)})
+    compare(family.make("grpo"), backend, data={"advantages": advantages, "old_logps": -3 - torch.rand(TOTAL)})
     given = {"sft_logps": torch.tensor([-3.0, -4.0])}
-    compare(family.make("slic_hf"), "triton", data=given)
-    compare(family.make("slic_hf"), "triton", data={})
+    compare(family.make("slic_hf"), backend, data=given)
+    compare(family.make("slic_hf"), backend, data={})
     policy, reference, targets = draw()
     values = torch.zeros(len(LENGTHS), dtype=torch.float64, requires_grad=True)
     rewards = torch.rand(len(LENGTHS))
     fastpref.logits_preference_loss(
-        "dro_v", policy, targets, CU, reference=reference, backend="triton", rewards=rewards, values=values
+        "dro_v", policy, targets, CU, reference=reference, backend=backend, rewards=rewards, values=values
     ).loss.backward()
     assert values.grad.abs().sum() > 0
 
 
 def run(reference, targets=None, policy=None, name="sigmoid", **options):
-    """Loss and gradient by the stage and by the composition of eager."""
+    """Loss and gradient by each stage and by the composition of eager."""
     drawn, _, ids = draw()
     found = []
-    for backend in ("triton", "eager"):
+    for backend in (*STAGED, "eager"):
         leaf = (drawn if policy is None else policy).clone().requires_grad_()
         out = fastpref.logits_preference_loss(
             name, leaf, ids if targets is None else targets, CU, reference=reference, backend=backend, **options
         )
         out.loss.backward()
         found.append((out, leaf.grad))
-    (a, grad_a), (b, grad_b) = found
-    torch.testing.assert_close(a.loss, b.loss, rtol=2e-6, atol=1e-7)
-    torch.testing.assert_close(grad_a, grad_b, rtol=1e-5, atol=1e-7)
-    if b.ref_logps is not None:
-        torch.testing.assert_close(a.ref_logps, b.ref_logps, rtol=1e-6, atol=1e-5)
-    return a
+    b, grad_b = found.pop()
+    for a, grad_a in found:
+        torch.testing.assert_close(a.loss, b.loss, rtol=2e-6, atol=1e-7)
+        torch.testing.assert_close(grad_a, grad_b, rtol=1e-5, atol=1e-7)
+        if b.ref_logps is not None:
+            torch.testing.assert_close(a.ref_logps, b.ref_logps, rtol=1e-6, atol=1e-5)
+    return found[0][0]
 
 
 def test_forms_of_a_reference() -> None:
@@ -204,19 +224,21 @@ def test_rows_that_are_one_token_each() -> None:
     cu = torch.arange(TOTAL + 1, dtype=torch.int32)
     losses = [
         fastpref.logits_preference_loss("sigmoid", policy, targets, cu, reference=reference, backend=b).loss
-        for b in ("triton", "eager")
+        for b in (*STAGED, "eager")
     ]
-    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(losses[0], losses[2])
+    torch.testing.assert_close(losses[1], losses[2])
 
 
-def test_in_place_and_strided_logits() -> None:
+@pytest.mark.parametrize("backend", STAGED)
+def test_in_place_and_strided_logits(backend) -> None:
     policy, reference, targets = draw()
     expected = []
     for inplace in (False, True):
         leaf = policy.clone().requires_grad_()
         logits = leaf * 1
         out = fastpref.logits_preference_loss(
-            "sigmoid", logits, targets, CU, reference=reference, inplace_backward=inplace, backend="triton"
+            "sigmoid", logits, targets, CU, reference=reference, inplace_backward=inplace, backend=backend
         )
         out.loss.backward()
         expected.append(leaf.grad)
@@ -224,7 +246,7 @@ def test_in_place_and_strided_logits() -> None:
             assert torch.equal(logits.detach(), leaf.grad)  # overwritten
     assert torch.equal(*expected)
     columns = policy.t().contiguous().t().requires_grad_()  # a last dimension that is not contiguous
-    out = fastpref.logits_preference_loss("sigmoid", columns, targets, CU, reference=reference, backend="triton")
+    out = fastpref.logits_preference_loss("sigmoid", columns, targets, CU, reference=reference, backend=backend)
     out.loss.backward()
     assert torch.equal(columns.grad, expected[0])
 
@@ -247,7 +269,7 @@ def test_gradcheck(name) -> None:
 
 def test_what_is_returned() -> None:
     policy, reference, targets = draw()
-    for backend in ("triton", "eager"):
+    for backend in (*STAGED, "eager"):
         out = fastpref.logits_preference_loss(
             "sigmoid", policy.requires_grad_(), targets, CU, reference=reference, backend=backend
         )
@@ -278,7 +300,7 @@ def test_late_metrics_refuse_what_changed_in_between() -> None:
         out.metrics["rewards/margins"]
 
 
-@pytest.mark.parametrize("backend", ["triton", "cpu", "eager"])
+@pytest.mark.parametrize("backend", [*STAGED, "cpu", "eager"])
 def test_a_function_as_a_loss(backend) -> None:
     policy, reference, targets = draw()
 
@@ -293,7 +315,7 @@ def test_a_function_as_a_loss(backend) -> None:
     torch.testing.assert_close(out.loss, named.loss, rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["triton", "cpu", "eager"])
+@pytest.mark.parametrize("backend", [*STAGED, "cpu", "eager"])
 @pytest.mark.parametrize("value", [1.5, True])
 def test_ignore_index_is_an_integer(backend, value) -> None:
     policy, reference, targets = draw()
@@ -303,12 +325,13 @@ def test_ignore_index_is_an_integer(backend, value) -> None:
         )
 
 
-def test_without_a_gradient_there_is_no_third_launch() -> None:
+def test_without_a_gradient_there_is_no_gradient_launch() -> None:
     policy, reference, targets = draw()
-    with watch() as launches, torch.no_grad():
-        out = fastpref.logits_preference_loss("sigmoid", policy, targets, CU, reference=reference, backend="triton")
-    assert len(launches) == 2
-    assert not out.loss.requires_grad
+    for backend in STAGED:
+        with watch() as launches, control().watching() as seen, torch.no_grad():
+            out = fastpref.logits_preference_loss("sigmoid", policy, targets, CU, reference=reference, backend=backend)
+        assert (len(launches), seen.totals.launches) == ((2, 0) if backend == "triton" else (0, 1))
+        assert not out.loss.requires_grad
 
 
 class Recorder(TorchDispatchMode):
@@ -323,10 +346,11 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("backend", STAGED)
 @pytest.mark.parametrize("form", ["logits", "tokens", "sequences"])
 @pytest.mark.parametrize("name", ["sigmoid", "ipo"])
-def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, form) -> None:
-    """As on a GPU: beside the three launches only memory is asked for, and views are taken."""
+def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, form, backend) -> None:
+    """As on a GPU: beside the two or three launches only memory is asked for, and views are taken."""
     for module in ("logits_loss", "_checks", "arguments"):
         monkeypatch.setattr(f"fastpref.{module}.may_synchronise", lambda device: False)
     policy, reference, targets = draw()
@@ -335,10 +359,13 @@ def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, 
     expected = fastpref.logits_preference_loss(name, policy, targets, CU, reference=known[form], backend="eager")
     leaf = policy.clone().requires_grad_()
     upstream = torch.ones(())
-    with watch() as launches, Recorder() as ran:
-        out = fastpref.logits_preference_loss(name, leaf, targets, CU, reference=known[form], backend="triton")
+    with watch() as launches, control().watching() as seen, Recorder() as ran:
+        out = fastpref.logits_preference_loss(name, leaf, targets, CU, reference=known[form], backend=backend)
         (grad,) = torch.autograd.grad(out.loss, leaf, upstream)
-    assert [launch.kernel for launch in launches] == ["_row_stats", "_sequence_objective", "_row_grad"]
+    if backend == "triton":
+        assert [launch.kernel for launch in launches] == ["_row_stats", "_sequence_objective", "_row_grad"]
+    else:
+        assert seen.totals.launches == 2
     free = {"fastpref::logits_loss", "fastpref::logits_loss_backward", "aten.empty", "aten.empty_like", "aten.detach"}
     free |= {"aten.select", "aten.alias", "aten.view", "fastpref.logits_loss", "fastpref.logits_loss_backward"}
     assert {name.removesuffix(".default").split(".memory_format")[0].split(".int")[0] for name in ran.names} <= free
@@ -348,22 +375,24 @@ def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, 
     )
     assert grad.isfinite().all()
     with pytest.raises(ValueError, match="even number of sequences"):
-        fastpref.logits_preference_loss(name, leaf, targets, CU[:-1], reference=reference, backend="triton")
+        fastpref.logits_preference_loss(name, leaf, targets, CU[:-1], reference=reference, backend=backend)
 
 
-def test_operators() -> None:
+@pytest.mark.parametrize("backend", STAGED)
+def test_operators(backend) -> None:
     policy, reference, targets = draw()
     nothing = [None] * 5
-    options = ([0.1], "sigmoid", 2, -100, 1.0, None, 1.0, False, "triton")
+    scale = 0.1 if backend == "cuda" else None
+    options = ([0.1], "sigmoid", 2, scale, -100, 1.0, None, 1.0, False, backend)
     arguments = (policy.requires_grad_(), reference, None, targets, CU, *[None] * 4, *nothing, *options)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.fastpref.logits_loss.default, arguments, test_utils=checks)
     row = torch.rand(TOTAL)
-    arguments = (policy.detach(), targets, None, row, row, torch.tensor(2.0), 1.0, None, 1.0, "triton")
+    arguments = (policy.detach(), targets, None, row, row, torch.tensor(2.0), 1.0, None, 1.0, backend)
     torch.library.opcheck(torch.ops.fastpref.logits_loss_backward.default, arguments, test_utils=checks)
 
 
-@pytest.mark.parametrize("backend", ["triton", "eager"])
+@pytest.mark.parametrize("backend", [*STAGED, "eager"])
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -405,7 +434,7 @@ def test_errors(backend, change, error, message) -> None:
 
 def test_a_reference_that_is_the_policy() -> None:
     policy, _, targets = draw()
-    for backend in ("triton", "eager"):
+    for backend in (*STAGED, "eager"):
         out = fastpref.logits_preference_loss("sigmoid", policy, targets, CU, reference=policy, backend=backend)
         assert out.loss == torch.tensor(math.log(2), dtype=torch.float32)
         assert (out.metrics["rewards/margins"], out.metrics["rewards/chosen"]) == (0, 0)

@@ -3563,4 +3563,104 @@ FASTPREF_FN void head_sft(const T* in, const T* hyper, T* out) {
   X(nll, sequence, 3, 1, 2) \
   X(sft, pair, 6, 1, 3)
 
+// X(name, kind, data, hyper-parameters, number of the whole call, variants), the last four as strings with commas. `in` holds, of a
+// pair for w and l each: policy, reference, length, data; a token has no length. `hyper` ends with the number of the call, if any.
+#define FASTPREF_HEAD_NAMES(X) \
+  X(sigmoid, pair, "", "beta", "", "sigmoid,sigmoid_ld_alpha") \
+  X(sigmoid_f_divergence_type_forward_kl, pair, "", "beta", "", "sigmoid_f_divergence_type_forward_kl") \
+  X(sigmoid_f_divergence_type_js_divergence, pair, "", "beta", "", "sigmoid_f_divergence_type_js_divergence") \
+  X(sigmoid_f_divergence_type_alpha_divergence, pair, "", "beta,f_alpha_divergence_coef", "", "sigmoid_f_divergence_type_alpha_divergence") \
+  X(rpo_bwd_kl, pair, "rewards", "beta,gt_reward_scale", "", "rpo_bwd_kl,rpo_bwd_kl_ld_alpha") \
+  X(rpo_sq, pair, "rewards", "beta,gt_reward_scale", "", "rpo_sq,rpo_sq_ld_alpha") \
+  X(cdpo, pair, "", "beta,label_smoothing", "", "cdpo,cdpo_ld_alpha") \
+  X(robust, pair, "", "beta,label_smoothing", "", "robust,robust_ld_alpha") \
+  X(robust_f_divergence_type_forward_kl, pair, "", "beta,label_smoothing", "", "robust_f_divergence_type_forward_kl") \
+  X(robust_f_divergence_type_js_divergence, pair, "", "beta,label_smoothing", "", "robust_f_divergence_type_js_divergence") \
+  X(robust_f_divergence_type_alpha_divergence, pair, "", "beta,f_alpha_divergence_coef,label_smoothing", "", "robust_f_divergence_type_alpha_divergence") \
+  X(hinge, pair, "", "beta", "", "hinge,hinge_ld_alpha") \
+  X(hinge_f_divergence_type_forward_kl, pair, "", "beta", "", "hinge_f_divergence_type_forward_kl") \
+  X(hinge_f_divergence_type_js_divergence, pair, "", "beta", "", "hinge_f_divergence_type_js_divergence") \
+  X(hinge_f_divergence_type_alpha_divergence, pair, "", "beta,f_alpha_divergence_coef", "", "hinge_f_divergence_type_alpha_divergence") \
+  X(exo_pair, pair, "", "beta,label_smoothing", "", "exo_pair,exo_pair_ld_alpha") \
+  X(exo_pair_f_divergence_type_forward_kl, pair, "", "beta,label_smoothing", "", "exo_pair_f_divergence_type_forward_kl") \
+  X(exo_pair_f_divergence_type_js_divergence, pair, "", "beta,label_smoothing", "", "exo_pair_f_divergence_type_js_divergence") \
+  X(exo_pair_f_divergence_type_alpha_divergence, pair, "", "beta,f_alpha_divergence_coef,label_smoothing", "", "exo_pair_f_divergence_type_alpha_divergence") \
+  X(discopop, pair, "", "beta,discopop_tau", "", "discopop,discopop_ld_alpha") \
+  X(discopop_f_divergence_type_forward_kl, pair, "", "beta,discopop_tau", "", "discopop_f_divergence_type_forward_kl") \
+  X(discopop_f_divergence_type_js_divergence, pair, "", "beta,discopop_tau", "", "discopop_f_divergence_type_js_divergence") \
+  X(discopop_f_divergence_type_alpha_divergence, pair, "", "beta,f_alpha_divergence_coef,discopop_tau", "", "discopop_f_divergence_type_alpha_divergence") \
+  X(gpo_exponential, pair, "", "beta", "", "gpo_exponential,gpo_exponential_ld_alpha") \
+  X(gpo_squared, pair, "", "beta", "", "gpo_squared,gpo_squared_ld_alpha") \
+  X(gpo_truncated_squared, pair, "", "beta", "", "gpo_truncated_squared,gpo_truncated_squared_ld_alpha") \
+  X(gpo_savage, pair, "", "beta", "", "gpo_savage,gpo_savage_ld_alpha") \
+  X(rpo_fwd_kl, pair, "rewards", "beta,gt_reward_scale", "", "rpo_fwd_kl,rpo_fwd_kl_ld_alpha") \
+  X(r_dpo, pair, "", "beta,alpha", "", "r_dpo,r_dpo_ld_alpha") \
+  X(ipo, pair, "", "beta", "", "ipo,ipo_ld_alpha") \
+  X(ipo_f_divergence_type_forward_kl, pair, "", "beta", "", "ipo_f_divergence_type_forward_kl") \
+  X(ipo_f_divergence_type_js_divergence, pair, "", "beta", "", "ipo_f_divergence_type_js_divergence") \
+  X(ipo_f_divergence_type_alpha_divergence, pair, "", "beta,f_alpha_divergence_coef", "", "ipo_f_divergence_type_alpha_divergence") \
+  X(ipo_sum, pair, "", "beta", "", "ipo_sum,ipo_sum_ld_alpha") \
+  X(rebel, pair, "rewards", "eta", "", "rebel") \
+  X(sigmoid_norm, pair, "", "beta", "", "sigmoid_norm,sigmoid_norm_ld_alpha") \
+  X(sigmoid_norm_f_divergence_type_forward_kl, pair, "", "beta", "", "sigmoid_norm_f_divergence_type_forward_kl") \
+  X(sigmoid_norm_f_divergence_type_js_divergence, pair, "", "beta", "", "sigmoid_norm_f_divergence_type_js_divergence") \
+  X(sigmoid_norm_f_divergence_type_alpha_divergence, pair, "", "beta,f_alpha_divergence_coef", "", "sigmoid_norm_f_divergence_type_alpha_divergence") \
+  X(nca_pair, pair, "", "beta", "", "nca_pair,nca_pair_ld_alpha") \
+  X(bco_pair, pair, "", "beta", "", "bco_pair,bco_pair_ld_alpha") \
+  X(apo_zero, pair, "", "beta", "", "apo_zero,apo_zero_ld_alpha") \
+  X(apo_down, pair, "", "beta", "", "apo_down,apo_down_ld_alpha") \
+  X(sppo_hard, pair, "", "beta", "", "sppo_hard,sppo_hard_ld_alpha") \
+  X(sppo, pair, "win_probs", "beta", "", "sppo") \
+  X(dpop, pair, "", "beta,dpop_lambda", "", "dpop") \
+  X(cpo, pair, "", "beta,cpo_alpha,label_smoothing", "mean_chosen_length", "cpo") \
+  X(cpo_loss_type_hinge, pair, "", "beta,cpo_alpha", "mean_chosen_length", "cpo_loss_type_hinge") \
+  X(cpo_loss_type_ipo, pair, "", "beta,cpo_alpha", "mean_chosen_length", "cpo_loss_type_ipo") \
+  X(simpo, pair, "", "beta,cpo_alpha,label_smoothing,simpo_gamma", "mean_chosen_length", "simpo") \
+  X(alphapo, pair, "", "beta,cpo_alpha,label_smoothing,simpo_gamma,alpha", "mean_chosen_length", "alphapo") \
+  X(orpo, pair, "", "beta", "mean_chosen_length", "orpo") \
+  X(slic_hf, pair, "sft_logps", "delta,lambda_coef", "", "slic_hf") \
+  X(xpo, pair, "from_reference", "beta,alpha", "", "xpo") \
+  X(kto, sequence, "desirable", "beta,desirable_weight,undesirable_weight", "mean_mismatched_log_ratio", "kto") \
+  X(apo_zero_unpaired, sequence, "desirable", "beta,desirable_weight,undesirable_weight", "", "apo_zero_unpaired") \
+  X(bda, sequence, "rewards,baseline,old_logps", "beta", "", "bda") \
+  X(bda_kl_k2, sequence, "rewards,baseline,old_logps", "beta", "", "bda_kl_k2") \
+  X(bda_kl_k3, sequence, "rewards,baseline,old_logps", "beta", "", "bda_kl_k3") \
+  X(bda_epsilon, sequence, "rewards,baseline,old_logps", "beta,epsilon", "", "bda_epsilon") \
+  X(ra, sequence, "rewards,log_z", "beta", "", "ra") \
+  X(dro_v, sequence, "rewards,values", "beta", "", "dro_v") \
+  X(dro_v_drop_beta, sequence, "rewards,values", "beta", "", "dro_v_drop_beta") \
+  X(qrpo, sequence, "quantiles", "beta", "", "qrpo,qrpo_num_reference_samples") \
+  X(qrpo_loss_abs, sequence, "quantiles", "beta", "", "qrpo_loss_abs") \
+  X(astar_po, sequence, "rewards,values", "beta2", "", "astar_po") \
+  X(una, sequence, "rewards", "beta", "", "una,una_binary_loss_square") \
+  X(una_mode_binary, sequence, "desirable", "beta", "", "una_mode_binary") \
+  X(ppo, token, "advantages,values,old_values,returns,old_logps", "cliprange,cliprange_value,vf_coef", "", "ppo") \
+  X(ppo_dual_clip, token, "advantages,values,old_values,returns,old_logps", "cliprange,cliprange_value,vf_coef,dual_clip", "", "ppo_dual_clip") \
+  X(rloo, sequence, "advantages,old_logps", "epsilon", "", "rloo") \
+  X(rloo_epsilon_high, sequence, "advantages,old_logps", "epsilon,epsilon_high", "", "rloo_epsilon_high") \
+  X(grpo, token, "advantages,old_logps", "epsilon", "", "grpo,grpo_kl_estimator_k1,grpo_kl_estimator_k2,grpo_use_bias_correction_kl,grpo_max_completion_length") \
+  X(grpo_kl, token, "advantages,old_logps", "beta,epsilon", "", "grpo_kl,grpo_kl_max_completion_length") \
+  X(grpo_epsilon_high, token, "advantages,old_logps", "epsilon,epsilon_high", "", "grpo_epsilon_high") \
+  X(grpo_delta, token, "advantages,old_logps", "epsilon,delta", "", "grpo_delta") \
+  X(grpo_dual_clip, token, "advantages,old_logps", "epsilon,dual_clip", "", "grpo_dual_clip") \
+  X(grpo_kl_kl_estimator_k1, token, "advantages,old_logps", "beta,epsilon", "", "grpo_kl_kl_estimator_k1") \
+  X(grpo_kl_kl_estimator_k2, token, "advantages,old_logps", "beta,epsilon", "", "grpo_kl_kl_estimator_k2") \
+  X(grpo_kl_use_bias_correction_kl, token, "advantages,old_logps", "beta,epsilon", "", "grpo_kl_use_bias_correction_kl") \
+  X(grpo_kl_epsilon_high, token, "advantages,old_logps", "beta,epsilon,epsilon_high", "", "grpo_kl_epsilon_high") \
+  X(grpo_kl_delta, token, "advantages,old_logps", "beta,epsilon,delta", "", "grpo_kl_delta") \
+  X(grpo_kl_dual_clip, token, "advantages,old_logps", "beta,epsilon,dual_clip", "", "grpo_kl_dual_clip") \
+  X(cispo, token, "advantages,old_logps", "epsilon_high", "", "cispo,cispo_kl_estimator_k1,cispo_kl_estimator_k2,cispo_use_bias_correction_kl,cispo_max_completion_length") \
+  X(cispo_kl, token, "advantages,old_logps", "beta,epsilon_high", "", "cispo_kl,cispo_kl_max_completion_length") \
+  X(cispo_kl_kl_estimator_k1, token, "advantages,old_logps", "beta,epsilon_high", "", "cispo_kl_kl_estimator_k1") \
+  X(cispo_kl_kl_estimator_k2, token, "advantages,old_logps", "beta,epsilon_high", "", "cispo_kl_kl_estimator_k2") \
+  X(cispo_kl_use_bias_correction_kl, token, "advantages,old_logps", "beta,epsilon_high", "", "cispo_kl_use_bias_correction_kl") \
+  X(sapo, token, "advantages,old_logps", "sapo_temperature_pos,sapo_temperature_neg", "", "sapo,sapo_kl_estimator_k1,sapo_kl_estimator_k2,sapo_use_bias_correction_kl,sapo_max_completion_length") \
+  X(sapo_kl, token, "advantages,old_logps", "beta,sapo_temperature_pos,sapo_temperature_neg", "", "sapo_kl,sapo_kl_max_completion_length") \
+  X(sapo_kl_kl_estimator_k1, token, "advantages,old_logps", "beta,sapo_temperature_pos,sapo_temperature_neg", "", "sapo_kl_kl_estimator_k1") \
+  X(sapo_kl_kl_estimator_k2, token, "advantages,old_logps", "beta,sapo_temperature_pos,sapo_temperature_neg", "", "sapo_kl_kl_estimator_k2") \
+  X(sapo_kl_use_bias_correction_kl, token, "advantages,old_logps", "beta,sapo_temperature_pos,sapo_temperature_neg", "", "sapo_kl_use_bias_correction_kl") \
+  X(nash_md, token, "win_probs", "beta", "", "nash_md") \
+  X(nll, sequence, "", "", "mean_length", "nll") \
+  X(sft, pair, "", "", "mean_chosen_length", "sft,sft_ld_alpha")
+
 }  // namespace fastpref

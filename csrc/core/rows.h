@@ -28,6 +28,9 @@ struct RowStatsArgs {
   int64_t* argmax;  // its column, updated; null exactly where top is
   Transform transform;
   int threads;
+  // On a GPU only; the CPU's kernels are never given any:
+  const void* bias;  // [cols] of bias_dtype, added to the logits before their transform; null: none
+  DType bias_dtype;
 };
 
 struct RowGradArgs {
@@ -40,10 +43,15 @@ struct RowGradArgs {
   const float* lse;
   const float* onehot_coef;
   const float* softmax_coef;
-  void* out;  // may be `logits` with the same stride
+  void* out;  // of out_dtype; may be `logits` with the same stride and dtype
   int64_t out_stride;
   Transform transform;
   int threads;
+  DType out_dtype;  // `dtype`, or where that is fp32 any
+  // On a GPU only; the CPU's kernels are never given any, nor an out_dtype that is not dtype:
+  const float* gain;  // one element, a factor on both coefficients; null: 1
+  const void* bias;   // [cols] of bias_dtype, added to the logits before their transform; null: none
+  DType bias_dtype;
 };
 
 // Both rows of a divergence; `policy` and `reference` differ in logits, stride and state only.

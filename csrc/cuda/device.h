@@ -126,6 +126,12 @@ FASTPREF_DEVICE float exp2_fast(float x) {
   return y;
 }
 
+// a / b, relative error 2^-22, for |b| between 2^-126 and 2^126.
+FASTPREF_DEVICE float quotient(float a, float b) { return __fdividef(a, b); }
+
+// a b rounded to fp32, whatever is added to it: the compiler fuses no addition with it.
+FASTPREF_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
+
 FASTPREF_DEVICE float widened(float x) { return x; }
 FASTPREF_DEVICE float widened(BFloat16 x) { return to_float(x); }
 FASTPREF_DEVICE float widened(Float16 x) {

@@ -1,11 +1,81 @@
 #include "preference.h"
 
 #include "launch.h"
+#include "parts.h"
+#include "preference_forward.cuh"
 
 namespace fastpref {
+namespace {
+
+#define FASTPREF_HEAD(name, kind, data, hyper, number, variants) {#name, #kind, data, hyper, number, variants},
+constexpr CudaHead kHeads[] = {FASTPREF_HEAD_NAMES(FASTPREF_HEAD)};
+#undef FASTPREF_HEAD
+
+#define FASTPREF_KIND(name, kind, inputs, hypers, outputs) kHeadKind_##kind,
+constexpr HeadKind kKinds[] = {FASTPREF_HEADS(FASTPREF_KIND)};
+#undef FASTPREF_KIND
+static_assert(sizeof kKinds / sizeof *kKinds == sizeof kHeads / sizeof *kHeads);
+
+struct Layout {
+  int parts, width, sides;
+  int64_t bytes, counters_at, counters;
+};
+
+// Rows are whole where there are more than multiprocessors; fewer are split, so that every multiprocessor has about two blocks.
+Layout layout_of(const PreferenceArgs& a, const CudaLaunch& where) {
+  Layout l = {};
+  l.sides = a.ref_logits ? 2 : 1;
+  const Parts parts =
+      parts_of(a.rows * l.sides, a.cols, kForwardThreads * kForwardLoads * (a.dtype == DType::kFloat32 ? 4 : 8),
+               where.multiprocessors);
+  l.parts = parts.count;
+  l.width = parts.width;
+  const int64_t floats = a.rows * l.sides * (2 * l.parts + 1);
+  l.counters_at = 4 * (floats + a.sequences);
+  l.counters = 2 * int64_t{a.sequences} + 1;
+  l.bytes = l.counters_at + 4 * l.counters;
+  return l;
+}
+
+int64_t workspace(const PreferenceArgs& a, const CudaLaunch& where) { return layout_of(a, where).bytes; }
+
+CudaStatus forward(const PreferenceArgs& a, const CudaLaunch& where) {
+  OnDevice device(where);
+  if (!device.ok()) return device.status();
+  const Layout l = layout_of(a, where);
+  PreferencePlan plan = {a, {}, kind_of(a.transform, a.inv_temperature != nullptr), l.parts, l.width};
+  float* floats = static_cast<float*>(a.workspace);
+  const int64_t partials = a.rows * l.sides * l.parts;
+  plan.at.m = floats;
+  plan.at.s = floats + partials;
+  plan.at.zt = floats + 2 * partials;
+  plan.at.lengths = reinterpret_cast<int32_t*>(floats + 2 * partials + a.rows * l.sides);
+  plan.at.counters = reinterpret_cast<uint32_t*>(static_cast<char*>(a.workspace) + l.counters_at);
+  device.note(cudaMemsetAsync(plan.at.counters, 0, static_cast<size_t>(4 * l.counters),
+                              static_cast<cudaStream_t>(where.stream)),
+              "preference_forward (its counters)");
+  if (!device.ok()) return device.status();
+  // Without rows one block looks after the empty sequences.
+  const dim3 grid(static_cast<unsigned>(a.rows > 0 ? a.rows : 1), static_cast<unsigned>(l.parts),
+                  static_cast<unsigned>(l.sides));
+  switch (kKinds[a.head]) {
+    case HeadKind::kPair:
+      FASTPREF_LAUNCH(preference_forward<HeadKind::kPair>, grid, kForwardThreads, 0, where.stream, plan);
+      break;
+    case HeadKind::kSequence:
+      FASTPREF_LAUNCH(preference_forward<HeadKind::kSequence>, grid, kForwardThreads, 0, where.stream, plan);
+      break;
+    default:
+      FASTPREF_LAUNCH(preference_forward<HeadKind::kToken>, grid, kForwardThreads, 0, where.stream, plan);
+  }
+  device.launched("preference_forward");
+  return device.status();
+}
+
+}  // namespace
 
 const CudaPreferenceApi* cuda_preference_api() {
-  static const CudaPreferenceApi api = {};
+  static const CudaPreferenceApi api = {kHeads, static_cast<int>(sizeof kHeads / sizeof *kHeads), workspace, forward};
   return &api;
 }
 

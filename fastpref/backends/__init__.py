@@ -1,7 +1,9 @@
 """Selection of a backend: ``auto`` by device, ``FASTPREF_BACKEND`` and ``backend=`` override it.
 
-``auto`` takes triton on a GPU and cpu on a CPU; where the preferred one cannot run (not built, not installed, a dtype it does not
-have) it takes eager. A backend that was named is used or refused with its reason, never replaced.
+``auto`` takes cpu on a CPU. On a GPU it takes cuda for given logits: one launch less than triton's and nothing to compile when it is first called. For a
+linear head it takes triton, whose products use the widest tensor-core instructions of each GPU, where cuda's use those that all of them
+have. Where the preferred one cannot run (not built, not installed, a dtype it does not have) the other does, and eager where
+neither can. A backend that was named is used or refused with its reason, never replaced.
 """
 
 from __future__ import annotations
@@ -62,23 +64,29 @@ def available() -> dict[str, str | None]:
     return {name: b if isinstance(b, str) else None for name, b in loaded.items()}
 
 
-def _preferred(device: torch.device) -> str:
-    return "cpu" if device.type == "cpu" else "triton"
+def _preferred(device: torch.device, given_logits: bool) -> tuple[str, ...]:
+    if device.type == "cpu":
+        return ("cpu",)
+    return ("cuda", "triton") if given_logits else ("triton", "cuda")
 
 
-def select(requested: str | None, device: torch.device, dtype: torch.dtype) -> Backend:
+def select(requested: str | None, device: torch.device, dtype: torch.dtype, *, given_logits: bool = False) -> Backend:
     """The backend for logits of this device and dtype.
 
-    ``requested`` is the caller's ``backend=`` (``None`` or ``"auto"``: the environment's ``FASTPREF_BACKEND``, else by device).
+    ``requested`` is the caller's ``backend=`` (``None`` or ``"auto"``: the environment's ``FASTPREF_BACKEND``, else by device). ``given_logits``:
+    they are the caller's, and not made chunk by chunk from a linear head.
     Raises ``ValueError`` where a named backend is unknown or cannot run these logits.
     """
     source = "backend"
     if requested is None or requested == "auto":
         requested, source = os.environ.get("FASTPREF_BACKEND", "auto") or "auto", "FASTPREF_BACKEND"
     if requested == "auto":
-        backend = load(_preferred(device))
-        if isinstance(backend, str) or backend.why_not(device, dtype) is not None:
-            backend = load("eager")
+        backend = load("eager")
+        for name in _preferred(device, given_logits):
+            found = load(name)
+            if not isinstance(found, str) and found.why_not(device, dtype) is None:
+                backend = found
+                break
     elif requested in BACKENDS:
         backend = load(requested)
     else:

@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 
 from .._compile import constant
+from .cuda_head import CudaHead
+from .cuda_rows import CudaRows
+from .cuda_stage import CudaStage
 from .native import REBUILD, load_native, why_not_built
 
 LIBRARY = Path(__file__).resolve().parent.parent / "libfastpref_cuda.so"
@@ -43,13 +46,18 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return _capabilities[device.index]
 
 
-class CudaBackend:
-    """The CUDA kernels as a backend."""
+class CudaBackend(CudaRows):
+    """The CUDA kernels as a backend.
+
+    Attributes:
+        head: a linear head over the whole vocabulary in one call.
+        stage: the whole of a loss from given logits.
+    """
 
     name = "cuda"
 
     def __init__(self) -> None:
-        self._native = native = load_native()
+        native = load_native()
         path = os.environ.get("FASTPREF_CUDA_LIBRARY")
         if not path and not LIBRARY.exists():
             raise ImportError(f"the CUDA kernels are not built ({why_not_built('cuda')}); {REBUILD}")
@@ -58,7 +66,10 @@ class CudaBackend:
         except ImportError as error:
             raise ImportError(f"the CUDA kernels cannot be loaded ({error}); {REBUILD}") from None
         self._emulated: bool = about["emulated"]
+        super().__init__(native, self._emulated)
         self._architectures: str = about["architectures"]
+        self.head = CudaHead(native, self._emulated)
+        self.stage = CudaStage(native, self)
 
     def describe(self) -> str:
         """See the protocol."""

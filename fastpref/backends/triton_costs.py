@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
-
-from fastpref.kernels.linear_stats import kept_layout
+from fastpref.kernels.kept_layout import kept_layout
 from fastpref.kernels.linear_tiling import segment_columns
 
-STRIDE = 64
-"""Columns that a row of a chunk's gradients is padded to: 16-byte accesses whatever the chunk."""
+from .chunked_costs import ChunkedCosts
 
-ROW_BYTES = 64
-"""Per row: its coefficients, scaled, and their common factor."""
-
-SMALLEST_ROW_TILE = 64
-"""Rows of the smallest tile of any kernel that sums columns."""
-
-CHUNK_COLUMNS = 4096
 PLAIN_FIELDS, FIELDS = 2, 7
 
 
-class _Operands(NamedTuple):
-    hidden: torch.dtype
-    weight: torch.dtype
-
-
-class TritonHeadCosts(_Operands):
+class TritonHeadCosts(ChunkedCosts):
     """Of operands of two dtypes (see :class:`fastpref.engine_costs.EngineCosts`)."""
-
-    edge = 1
-    chunk_columns = CHUNK_COLUMNS
-    flops = None
-    narrow_products = True
-
-    @property
-    def operand(self) -> torch.dtype:
-        """Of the gradient GEMMs."""
-        return torch.promote_types(self.hidden, self.weight)
 
     @property
     def logit_bytes(self) -> int:
@@ -49,40 +22,6 @@ class TritonHeadCosts(_Operands):
         """The partials of every segment of the vocabulary."""
         segments = -(-vocab // segment_columns(vocab))
         return 4 * segments * rows * (FIELDS if all_statistics else PLAIN_FIELDS)
-
-    def gradient_bytes(
-        self,
-        rows: int,
-        vocab: int,
-        hidden: int,
-        chunk: int,
-        row_block: int,
-        *,
-        dx: bool = True,
-        dw: bool = True,
-        db: bool = False,
-        float32_dw: bool = False,
-    ) -> int:
-        """A chunk's gradients, the scaled hidden states, sums in float32 and products on their way there."""
-        block, chunk = min(row_block, rows), min(chunk, vocab)
-        narrow, item = self.operand.itemsize == 2, self.operand.itemsize
-        total = block * (-(-chunk // STRIDE) * STRIDE) * item + rows * ROW_BYTES
-        if dx:
-            total += rows * hidden * 4 if self.hidden.itemsize == 2 else 0
-            total += block * hidden * item if narrow else chunk * hidden * 4 * (self.weight.itemsize == 2)
-        if dw:
-            total += rows * hidden * item
-            staged = self.stages_dw(rows, row_block, float32_dw)
-            total += chunk * hidden * 4 if staged else 0
-            total += chunk * hidden * item if narrow and (staged or float32_dw) else 0
-        if db:
-            total += (-(-block // SMALLEST_ROW_TILE) + 3) * chunk * 4
-        return total
-
-    def stages_dw(self, rows: int, row_block: int, float32_dw: bool) -> bool:
-        """Whether a chunk of dW is summed in float32 before it is rounded, or scaled, into place."""
-        rounded = self.weight.itemsize == 2 and not float32_dw
-        return self.operand == torch.float16 or (rounded and (row_block < rows or self.operand == torch.float32))
 
     def kept_bytes(self, rows: int, vocab: int, *, softcap: bool = False) -> int:
         """Exponentials and their references, or the logits in float32."""

@@ -1,9 +1,7 @@
 """The linear head in Triton kernels: statistics with no logit in memory, gradients by chunks of the vocabulary that feed two GEMMs.
 
-A gradient of a chunk's logits is made again from hidden states and head (or from what the statistics kept), stored once in the operands'
-dtype, and read by ``dX += G W`` and ``dW = G.T X``. A power of two near each row's coefficient is divided out of ``G`` and multiplied to dX and
-to the hidden states instead, exactly: ``G`` is at most about 1, so float16 does not underflow and nothing of size T x V is scaled. dX
-is summed in float32; dW is one product over all rows where one block holds them. Nothing waits for the GPU.
+A gradient of a chunk's logits is made again from hidden states and head (or from what the statistics kept), and stored once in the operands'
+dtype for the products of :mod:`fastpref.backends.chunked_gradients`.
 
 Operands are float32, bfloat16 and float16 in any combination. Two 16-bit ones of one dtype use tensor cores throughout; float32
 logits of any other pair are made without rounding the operands, which no tensor core does.
@@ -19,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastpref.kernels.kept_layout import kept_layout
 from fastpref.kernels.linear_grad import kept_grad, kept_row_tiles, linear_grad, row_tiles
-from fastpref.kernels.linear_stats import kept_layout, linear_stats
+from fastpref.kernels.linear_stats import linear_stats
 from fastpref.kernels.scale_rows import scale_rows
 
-from ..scratch import take
 from .base import LogitTransform, RowState
+from .chunked_gradients import RowGradients, chunked_gradients
 from .cpu_head import HeadTiling
 from .triton import _options as kernel_transform
-from .triton_costs import STRIDE, TritonHeadCosts
+from .triton_costs import TritonHeadCosts
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -130,54 +129,18 @@ class TritonHead:
         Returns:
             0, the blocks that were left out.
         """
-        costs, device = self.costs(hidden.dtype, weight.dtype), hidden.device
-        rows, vocab = hidden.shape[0], weight.shape[0]
-        onehot, softmax, factor = normalised_coefficients(onehot_coef, softmax_coef, targets, transform)
-        # What the rows' factors have in common would underflow in float16 hidden states.
-        common = factor.amax().clamp_min(torch.finfo(torch.float32).tiny) if costs.operand == torch.float16 else None
+        per_row = RowGradients.of(targets, lse, onehot_coef, softmax_coef, transform)
         chunk = _GradientChunk(
             hidden,
             None if bias is None else bias.contiguous(),
-            (targets, lse.float().contiguous(), onehot, softmax, factor),
+            per_row,
             transform,
             None if kept is None else (*_kept_views(hidden, weight, transform, kept, kept_rows), logps),
         )
-        columns, block = min(tiling.chunk, vocab), min(tiling.row_block, rows)
-        stride = -(-columns // STRIDE) * STRIDE
-        buffer = take(block * stride, costs.operand, device).view(block, stride)
-        sums = None
-        if dx is not None:
-            sums = dx if dx.dtype == torch.float32 else take(dx.numel(), torch.float32, device).view(dx.shape)
-        x = None
-        if dw is not None:
-            x = take(hidden.numel(), costs.operand, device).view(hidden.shape)
-            scale_rows(hidden, factor if common is None else factor / common, x)
-        staged = dw is not None and costs.stages_dw(rows, tiling.row_block, dw.dtype == torch.float32)
-        stage = take(columns * hidden.shape[1], torch.float32, device).view(columns, -1) if staged else None
-        for first in range(0, vocab, columns):
-            last = min(first + columns, vocab)
-            # A CPU's bfloat16 GEMM reads the element after an odd number of columns, and multiplies it by 0.
-            buffer[:, last - first :].zero_()
-            w = weight[first:last]
-            w_operand = w.to(costs.operand) if sums is not None else None
-            into = None if dw is None else dw[first:last] if stage is None else stage[: last - first]
-            for start in range(0, rows, block):
-                part = slice(start, min(start + block, rows))
-                grad = buffer[: part.stop - start, : last - first]
-                chunk.write(w, (first, last), part, grad, None if db is None else db[first:last])
-                if sums is not None and w_operand is not None:
-                    add_product(sums[part], grad, w_operand, fresh=first == 0)
-                if into is not None and x is not None:
-                    add_product(into, grad.t(), x[part], fresh=start == 0 and not (add_to_dw and stage is None))
-            if dw is not None and stage is not None and into is not None:
-                if common is not None:
-                    into.mul_(common)
-                if add_to_dw:
-                    dw[first:last].add_(into)
-                else:
-                    dw[first:last].copy_(into)
-        if dx is not None and sums is not None:
-            scale_rows(sums, factor, dx)
+        costs = self.costs(hidden.dtype, weight.dtype)
+        chunked_gradients(
+            chunk, costs, hidden, weight, per_row.factor, tiling, dx=dx, dw=dw, db=db, add_to_dw=add_to_dw
+        )
         return 0
 
 
@@ -188,14 +151,16 @@ class _GradientChunk:
         self,
         hidden: Tensor,
         bias: Tensor | None,
-        per_row: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+        per_row: RowGradients,
         transform: LogitTransform,
         kept: tuple[Tensor, Tensor | None, Tensor | None] | None,
     ) -> None:
         self._hidden, self._bias, self._per_row, self._transform, self._kept = hidden, bias, per_row, transform, kept
 
+    scale_rows = staticmethod(scale_rows)
+
     def write(self, weight: Tensor, columns: tuple[int, int], rows: slice, out: Tensor, db: Tensor | None) -> None:
-        """``out [rows, columns]``; their column sums, with the factors, are added to ``db``."""
+        """See :class:`fastpref.backends.chunked_gradients.ChunkKernels`."""
         known = 0 if self._kept is None else min(max(self._kept[0].shape[0] - rows.start, 0), out.shape[0])
         middle = rows.start + known
         if self._kept is not None and known:
@@ -219,12 +184,12 @@ class _GradientChunk:
         self, rows: slice, columns: tuple[int, int], db: Tensor | None, tiles: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Targets, lse and coefficients of these rows, and what else both kernels take."""
-        targets, lse, onehot, softmax, factor = (value[rows] for value in self._per_row)
+        of = self._per_row.rows(rows)
         sums = None
         if db is not None:
             sums = torch.empty(tiles, columns[1] - columns[0], dtype=torch.float32, device=db.device)
-        options = {"db": sums, "factor": factor, "col0": columns[0], **kernel_transform(self._transform.rows(rows))}
-        return targets, lse, onehot, softmax, options
+        options = {"db": sums, "factor": of.factor, "col0": columns[0], **kernel_transform(self._transform.rows(rows))}
+        return of.targets, of.lse, of.onehot, of.softmax, options
 
 
 def _add_sums(partial: Tensor | None, db: Tensor | None) -> None:
@@ -236,43 +201,3 @@ def _kept_views(
     hidden: Tensor, weight: Tensor, transform: LogitTransform, kept: Tensor, rows: int
 ) -> tuple[Tensor, Tensor | None]:
     return kept_layout(hidden.dtype, weight.dtype, weight.shape[0], transform.softcap is not None).views(kept, rows)
-
-
-def normalised_coefficients(
-    onehot: Tensor, softmax: Tensor, targets: Tensor, transform: LogitTransform
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(onehot, softmax, factor)``, each ``[T]`` float32: the coefficients with the constant factor of dz/dx, divided by the power of two
-    ``factor`` that brings the larger into [1/2, 1). ``factor`` is 0 where a row is ignored or both are 0."""
-    slope = torch.full_like(onehot, transform.scale, dtype=torch.float32)
-    if transform.inv_temperature is not None:
-        slope = slope * transform.inv_temperature
-    onehot, softmax = onehot * slope, softmax * slope
-    largest = torch.maximum(onehot.abs(), softmax.abs()).masked_fill(targets < 0, 0.0)
-    factor = torch.where(largest == 0, largest, largest / torch.frexp(largest).mantissa)
-    divisor = torch.where(factor == 0, torch.ones_like(factor), factor)
-    return onehot / divisor, softmax / divisor, factor
-
-
-def add_product(out: Tensor, a: Tensor, b: Tensor, *, fresh: bool) -> None:
-    """``out (+)= a @ b``, summed in float32 and rounded once to a 16-bit ``out``.
-
-    A float32 ``out`` of 16-bit operands takes the sum unrounded where torch has such a GEMM (CUDA, from torch 2.8 on); elsewhere the product
-    is rounded to their dtype on its way.
-    """
-    if out.dtype == a.dtype:
-        if fresh:
-            torch.mm(a, b, out=out)
-        else:
-            out.addmm_(a, b)
-    elif a.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out"):
-        if fresh:
-            torch.mm(a, b, out_dtype=out.dtype, out=out)
-        else:
-            torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
-    else:
-        product = take(a.shape[0] * b.shape[1], a.dtype, a.device).view(a.shape[0], b.shape[1])
-        torch.mm(a, b, out=product)
-        if fresh:
-            out.copy_(product)
-        else:
-            out.add_(product)

@@ -7,36 +7,15 @@ waits for the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from .base import LogitTransform
+from .stage import Staged
 
 if TYPE_CHECKING:
     from fastpref.kernels.head import Head
-
-
-class Staged(NamedTuple):
-    """What the first two launches leave.
-
-    Attributes:
-        loss: ``[]`` float32.
-        losses: ``[items]`` float64.
-        sums: ``[2, K]`` float64, sequence log-probs of policy and reference.
-        lse: ``[T]`` float32, as the other fields; 0 on ignored rows.
-        logps: ``[T]`` of the policy.
-        ref_logps: ``[T]``, of no elements where the reference has no logits.
-        coef: ``[T]`` derivative of the loss with respect to ``logps``.
-    """
-
-    loss: Tensor
-    losses: Tensor
-    sums: Tensor
-    lse: Tensor
-    logps: Tensor
-    ref_logps: Tensor
-    coef: Tensor
 
 
 class TritonStage:
@@ -45,6 +24,8 @@ class TritonStage:
     Args:
         options: the kernels' form of a transform.
     """
+
+    makes_rewards = False
 
     def __init__(self, options: Callable[[LogitTransform], dict[str, Any]]) -> None:
         from fastpref.kernels import objective_heads, objective_stage, row_grad, row_stats, tiling
@@ -73,24 +54,9 @@ class TritonStage:
         weights: Tensor | None,
         number: Tensor | None,
         divisors: Tensor | None,
+        reward_scale: float | None,
     ) -> Staged:
-        """Two launches.
-
-        Args:
-            head: a key of ``heads``.
-            hyper: the numbers that it names.
-            logits: ``[T, V]``, contiguous rows.
-            reference: the same of the reference, or ``None``.
-            targets: ``[T]`` int64 as the caller has them; one outside the vocabulary that is not ``ignore_index`` gives NaN.
-            cu_seqlens: ``[K+1]`` int32.
-            ignore_index: the target of rows that are not read.
-            transform: of policy and reference.
-            data: the tensors that the head names; ``None`` where the call has none.
-            ref_logps: a precomputed reference, ``[T]`` or ``[K]``, or ``None``.
-            weights: ``[T]``, or ``None``.
-            number: what the head's number of the call is, one element, or ``None``.
-            divisors: ``[K]``, for a head of tokens.
-        """
+        """See the protocol: two launches. ``reward_scale`` is ``None``."""
         count = self._multiprocessors(logits.device)
         partials = self._row_partials(
             logits, reference, targets, ignore_index=ignore_index, multiprocessors=count, **self._options(transform)
@@ -108,7 +74,8 @@ class TritonStage:
             number=number,
             divisors=divisors,
         )
-        return Staged(*found)
+        nothing = (found.sums.new_empty(0) for _ in range(2))
+        return Staged(*found, *nothing)
 
     def backward(
         self,
@@ -120,5 +87,5 @@ class TritonStage:
         out: Tensor,
         transform: LogitTransform,
     ) -> None:
-        """One launch: ``out [T, V] = upstream * d loss / d logits``; ``out`` may be ``logits``. Ignored rows have the coefficient 0."""
+        """See the protocol: one launch."""
         self._row_grad(logits, targets, lse, coef, coef, out, gain=upstream, **self._options(transform))

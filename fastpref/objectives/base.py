@@ -155,17 +155,22 @@ def pair_metrics(beta: float, batch: SequenceBatch, log_ratio: Tensor | None = N
     """
     with torch.no_grad():
         h = batch.log_ratio() if log_ratio is None else log_ratio
-        chosen, rejected = (beta * h).chunk(2)
-        logps_chosen, logps_rejected = batch.policy.chunk(2)
-        return {
-            "rewards/chosen": chosen.mean(),
-            "rewards/rejected": rejected.mean(),
-            "rewards/accuracies": (chosen > rejected).to(chosen.dtype).mean(),
-            "rewards/margins": (chosen - rejected).mean(),
-            "logps/chosen": logps_chosen.mean(),
-            "logps/rejected": logps_rejected.mean(),
-            "logps/accuracies": (logps_chosen > logps_rejected).to(chosen.dtype).mean(),
-        }
+        return reward_metrics(beta * h, batch.policy)
+
+
+def reward_metrics(rewards: Tensor, policy: Tensor, margins: Tensor | None = None) -> dict[str, Tensor]:
+    """:func:`pair_metrics` from implicit rewards and sequence log-probs ``[K]``, and the margins ``[K / 2]`` where they are there already."""
+    chosen, rejected = rewards.chunk(2)
+    logps_chosen, logps_rejected = policy.chunk(2)
+    return {
+        "rewards/chosen": chosen.mean(),
+        "rewards/rejected": rejected.mean(),
+        "rewards/accuracies": (chosen > rejected).to(chosen.dtype).mean(),
+        "rewards/margins": (chosen - rejected if margins is None else margins).mean(),
+        "logps/chosen": logps_chosen.mean(),
+        "logps/rejected": logps_rejected.mean(),
+        "logps/accuracies": (logps_chosen > logps_rejected).to(chosen.dtype).mean(),
+    }
 
 
 class PairwiseObjective(Objective):

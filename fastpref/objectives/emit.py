@@ -50,6 +50,15 @@ def cpp(forms: Sequence[DeviceForm]) -> str:
             for i, f in enumerate(forms)
         ),
         "",
+        "// X(name, kind, data, hyper-parameters, number of the whole call, variants), the last four as strings with commas. `in` holds, of a",
+        "// pair for w and l each: policy, reference, length, data; a token has no length. `hyper` ends with the number of the call, if any.",
+        "#define FASTPREF_HEAD_NAMES(X) \\",
+        *(
+            f'  X({f.name}, {f.kind}, "{",".join(f.data)}", "{",".join(f.hyper[: -1 if f.number else None])}", '
+            f'"{f.number or ""}", "{",".join(f.variants)}")' + (" \\" if i + 1 < len(forms) else "")
+            for i, f in enumerate(forms)
+        ),
+        "",
         "}  // namespace fastpref",
         "",
     ]

@@ -19,7 +19,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removepre
 directions = pytest.mark.parametrize("direction", ["forward", "reverse"])
 
 
-@pytest.fixture(params=["eager", *NATIVE])
+@pytest.fixture(params=["eager", *NATIVE, "cuda"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     yield from use(request.param)
 

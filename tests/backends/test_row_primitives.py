@@ -1,4 +1,4 @@
-"""``row_stats`` and ``row_grad`` of the eager backend and of the native one under each instruction set, against float64."""
+"""``row_stats`` and ``row_grad`` of every backend, the native one under each instruction set and the CUDA one emulated, against float64."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastpref.backends import Backend, LogitTransform, RowState, load
 
+from ..emulation.cuda import require_emulated
 from . import cases
 from .cases import COLUMNS, DTYPES, EXTREME, PLAIN, TRANSFORMS, assert_grad, assert_stats, draw, draw_coefficients, fold
 
@@ -21,6 +22,9 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removepre
 
 
 def use(name: str) -> Iterator[Backend]:
+    if name == "cuda":
+        yield require_emulated()
+        return
     backend = load(name.split("-")[0])
     if isinstance(backend, str):
         pytest.skip(backend)
@@ -36,7 +40,7 @@ def use(name: str) -> Iterator[Backend]:
         yield backend
 
 
-@pytest.fixture(params=["eager", *NATIVE])
+@pytest.fixture(params=["eager", *NATIVE, "cuda"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     yield from use(request.param)
 

@@ -18,7 +18,7 @@ FLOATING = ("entropy", "log_sum_sq_probs", "mean_logit")
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 
 
-@pytest.fixture(params=["eager", *NATIVE])
+@pytest.fixture(params=["eager", *NATIVE, "cuda"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     yield from use(request.param)
 

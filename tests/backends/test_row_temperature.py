@@ -28,7 +28,7 @@ BASES = {
 bases = pytest.mark.parametrize("name", BASES)
 
 
-@pytest.fixture(params=["eager", *NATIVE])
+@pytest.fixture(params=["eager", *NATIVE, "cuda"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     yield from use(request.param)
 

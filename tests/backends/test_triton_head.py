@@ -12,6 +12,7 @@ from torch import Tensor
 import fastpref
 from fastpref import work
 from fastpref.backends.base import STATISTICS, LogitTransform, RowState
+from fastpref.backends.chunked_gradients import normalised_coefficients
 from fastpref.backends.cpu_head import HeadTiling
 
 from .. import oracle
@@ -21,7 +22,7 @@ from .linear_cases import BF16, CASES, F16, F32, Case
 
 require_triton()
 
-from fastpref.backends.triton_head import TritonHead, normalised_coefficients  # noqa: E402
+from fastpref.backends.triton_head import TritonHead  # noqa: E402
 
 HEAD = TritonHead()
 WHOLE, CUT = HeadTiling(4096, 4096), HeadTiling(224, 32)

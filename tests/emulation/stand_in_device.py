@@ -8,7 +8,8 @@
     device.get(loss)                                    # the numbers, outside
 
 A :class:`HostRead` is what would make a GPU's queue run dry: ``item``, ``tolist``, ``bool``, a shape that depends on values (``nonzero``, masks as
-indices, ``unique``), and a copy between host and device that is not asynchronous. Triton kernels run in the interpreter on the numbers.
+indices, ``unique``), and a copy between host and device that is not asynchronous. Triton kernels run in the interpreter on the numbers, CUDA
+kernels in their emulator.
 
 Torch itself takes the tensors for CPU tensors (a build without CUDA cannot do otherwise), so its own device checks are not exercised.
 """
@@ -26,6 +27,8 @@ from torch._library.custom_ops import OPDEFS
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_map_only
+
+from fastpref.backends.cuda import CudaBackend
 
 DEVICE = torch.device("cuda", 0)
 PROPERTIES = SimpleNamespace(name="stand-in", multi_processor_count=132)
@@ -66,6 +69,10 @@ class DeviceTensor(torch.Tensor):
         )
         made.numbers = numbers
         return made
+
+    def data_ptr(self) -> int:
+        """Of the numbers: the emulated CUDA kernels take addresses."""
+        return self.numbers.data_ptr()
 
     def __repr__(self, **_: Any) -> str:
         return f"DeviceTensor(shape={list(self.shape)}, dtype={self.dtype})"
@@ -142,7 +149,7 @@ class StandInDevice:
 
 @contextmanager
 def stand_in_device() -> Iterator[StandInDevice]:
-    """Triton's interpreter has to be on, and repaired."""
+    """Triton's interpreter has to be on, and repaired; of CUDA's kernels the emulator's library has to be loaded, where they are used."""
     from triton.runtime import interpreter
 
     launch = interpreter.GridExecutor.__call__
@@ -154,6 +161,7 @@ def stand_in_device() -> Iterator[StandInDevice]:
         mock.patch.object(interpreter.GridExecutor, "__call__", on_numbers),
         mock.patch.object(torch.cuda, "device_of", return_value=nullcontext()),
         mock.patch.object(torch.cuda, "get_device_properties", return_value=PROPERTIES),
+        mock.patch.object(CudaBackend, "why_not", return_value=None),
         _Functions(),
     ):
         yield StandInDevice()

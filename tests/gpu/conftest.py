@@ -8,6 +8,8 @@ from typing import TypeVar
 import pytest
 import torch
 
+from fastpref.backends import load
+
 T = TypeVar("T")
 
 
@@ -37,3 +39,17 @@ def device() -> Device:
 
     require_triton()
     return Device(on_gpu=False)
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def backend(request: pytest.FixtureRequest, device: Device) -> str:
+    """The name of each backend for GPUs; without one it runs in its emulation."""
+    if request.param == "cuda" and not device.on_gpu:
+        from tests.emulation.cuda import require_emulated
+
+        require_emulated()
+    elif isinstance(found := load(request.param), str):
+        pytest.skip(found)
+    elif (reason := found.why_not(device.torch, torch.float32)) is not None:
+        pytest.skip(reason)
+    return request.param

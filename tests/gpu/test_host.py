@@ -18,24 +18,24 @@ pytestmark = pytest.mark.gpu
 BETA = 0.3
 
 
-def given(p: oracle.Problem) -> torch.Tensor:
-    tokens = fastpref.logprobs(p.hidden @ p.weight.t(), p.targets, backend="triton", inplace_backward=True)
-    reference = fastpref.logprobs(p.ref_hidden @ p.ref_weight.t(), p.targets, backend="triton")
+def given(p: oracle.Problem, backend: str) -> torch.Tensor:
+    tokens = fastpref.logprobs(p.hidden @ p.weight.t(), p.targets, backend=backend, inplace_backward=True)
+    reference = fastpref.logprobs(p.ref_hidden @ p.ref_weight.t(), p.targets, backend=backend)
     return fastpref.preference_loss("sigmoid", tokens, reference, cu_seqlens=p.cu_seqlens, beta=BETA).loss
 
 
-def given_in_one_call(p: oracle.Problem) -> torch.Tensor:
+def given_in_one_call(p: oracle.Problem, backend: str) -> torch.Tensor:
     return fastpref.logits_preference_loss(
         "sigmoid", p.hidden @ p.weight.t(), p.targets, p.cu_seqlens, reference=p.ref_hidden @ p.ref_weight.t(), beta=BETA,
-        inplace_backward=True, backend="triton",
+        inplace_backward=True, backend=backend,
     ).loss  # fmt: skip
 
 
-def linear(plan: str, **options: object) -> Callable[[oracle.Problem], torch.Tensor]:
-    def loss(p: oracle.Problem) -> torch.Tensor:
+def linear(plan: str, **options: object) -> Callable[[oracle.Problem, str], torch.Tensor]:
+    def loss(p: oracle.Problem, backend: str) -> torch.Tensor:
         return fastpref.linear_preference_loss(
             "sigmoid", p.hidden, p.weight, p.targets, p.cu_seqlens, bias=p.bias, reference=p.reference, beta=BETA,
-            plan=plan, backend="triton", **options,
+            plan=plan, backend=backend, **options,
         ).loss  # fmt: skip
 
     return loss
@@ -75,11 +75,11 @@ def no_waiting(device, p: oracle.Problem) -> Iterator[tuple[oracle.Problem, Call
 
 
 @forms
-def test_the_host_never_waits(device, form):
+def test_the_host_never_waits(device, backend, form):
     warm = problem(device)
-    form(warm).backward()  # kernels are compiled, and libraries set up, before
+    form(warm, backend).backward()  # kernels are compiled, and libraries set up, before
     with no_waiting(device, problem(device)) as (p, fetch):
-        loss = form(p)
+        loss = form(p, backend)
         loss.backward()
         grads = [p.hidden.grad, p.weight.grad]
     expected = problem(device).at(torch.float64)
@@ -96,11 +96,11 @@ def test_the_host_never_waits(device, form):
 
 
 @forms
-def test_a_whole_step_compiles_into_one_graph(device, form):
+def test_a_whole_step_compiles_into_one_graph(device, backend, form):
     torch._dynamo.reset()
     p, q = problem(device), problem(device)
     compiled = torch.compile(form, fullgraph=True, backend=device.pick("inductor", "aot_eager"))
-    loss, expected = compiled(p), form(q)
+    loss, expected = compiled(p, backend), form(q, backend)
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-4)
@@ -109,7 +109,7 @@ def test_a_whole_step_compiles_into_one_graph(device, form):
 
 
 @forms
-def test_a_captured_graph_replays_on_new_numbers(device, form):
+def test_a_captured_graph_replays_on_new_numbers(device, backend, form):
     device.only_on_gpu(twin="test_the_host_never_waits")
     p, other = problem(device), problem(device)
     with torch.no_grad():
@@ -118,19 +118,19 @@ def test_a_captured_graph_replays_on_new_numbers(device, form):
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            form(p).backward()
+            form(p, backend).backward()
     torch.cuda.current_stream().wait_stream(stream)
     leaves = [p.hidden, p.weight]
     for leaf in (*leaves, p.bias):
         leaf.grad = None
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        loss = form(p)
+        loss = form(p, backend)
         loss.backward()
     with torch.no_grad():
         p.hidden.copy_(other.hidden)
     graph.replay()
-    expected = form(other)
+    expected = form(other, backend)
     expected.backward()
     assert torch.equal(loss, expected)
     for a, b in zip(leaves, (other.hidden, other.weight), strict=True):

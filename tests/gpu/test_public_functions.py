@@ -1,4 +1,4 @@
-"""The public functions with ``backend="triton"`` against full logits in float64, and against plain torch's own error in the same dtype."""
+"""The public functions of each backend for GPUs against full logits in float64, and against plain torch's own error in the same dtype."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def plain_logprobs(logits: torch.Tensor, targets: torch.Tensor, **options: float
 @pytest.mark.parametrize(
     ("options", "inplace"), [("plain", False), ("plain", True), ("softcap and temperature", True), ("scale", False)]
 )
-def test_logprobs(device, dtype, options, inplace):
+def test_logprobs(device, backend, dtype, options, inplace):
     options = OPTIONS[options]
     logits, targets = rows_of_logits(device, dtype)
     weights = torch.linspace(-1, 1, len(targets), device=device.torch)
@@ -69,7 +69,7 @@ def test_logprobs(device, dtype, options, inplace):
         found.append((logps.detach(), leaf.grad))
     (exact, exact_grad), (plain, plain_grad) = found
     leaf = logits.detach().clone().requires_grad_()
-    out = fastpref.logprobs(leaf * 1, targets, backend="triton", inplace_backward=inplace, **options)
+    out = fastpref.logprobs(leaf * 1, targets, backend=backend, inplace_backward=inplace, **options)
     (out.logps * weights).sum().backward()
     oracle.assert_precise(out.logps, exact, plain, oracle.LOSS_FACTOR, ulps=32, what="log-probs")
     oracle.assert_precise(leaf.grad, exact_grad, plain_grad, oracle.GRADIENT_FACTOR, ulps=oracle.GRADIENT_ULPS)
@@ -78,9 +78,9 @@ def test_logprobs(device, dtype, options, inplace):
 
 
 @dtypes
-def test_statistics(device, dtype):
+def test_statistics(device, backend, dtype):
     logits, targets = rows_of_logits(device, dtype)
-    out = fastpref.logprobs(logits, targets, backend="triton", stats=STATISTICS)
+    out = fastpref.logprobs(logits, targets, backend=backend, stats=STATISTICS)
     z = logits.double()
     p, active = z.softmax(-1), targets >= 0
     wanted = {
@@ -98,7 +98,7 @@ def test_statistics(device, dtype):
 
 @dtypes
 @pytest.mark.parametrize(("plan", "bias"), [("D0", True), ("D3", False)])
-def test_linear_logprobs(device, dtype, bias, plan):
+def test_linear_logprobs(device, backend, dtype, bias, plan):
     p = problem(device, dtype, bias)
     weights = torch.linspace(-1, 1, len(p.targets), device=device.torch)
     options = {"softcap": 6.0, "temperature": 0.7}
@@ -107,7 +107,7 @@ def test_linear_logprobs(device, dtype, bias, plan):
     for q in (exact, plain):
         values.append(oracle.token_logps(q.hidden, q.weight, q.bias, q.targets, **options))
         (values[-1] * weights).sum().backward()
-    out = fastpref.linear_logprobs(p.hidden, p.weight, p.targets, bias=p.bias, plan=plan, backend="triton", **options)
+    out = fastpref.linear_logprobs(p.hidden, p.weight, p.targets, bias=p.bias, plan=plan, backend=backend, **options)
     (out.logps * weights).sum().backward()
     oracle.assert_precise(out.logps, *values, oracle.LOSS_FACTOR, ulps=32, what="log-probs")
     judge_gradients(p, exact, plain)
@@ -115,7 +115,7 @@ def test_linear_logprobs(device, dtype, bias, plan):
 
 @dtypes
 @pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
-def test_linear_preference_loss(device, dtype, plan):
+def test_linear_preference_loss(device, backend, dtype, plan):
     p = problem(device, dtype)
     exact, plain = p.at(torch.float64), p.at(dtype)
     wanted, usual = oracle.linear_dpo(exact, BETA), oracle.linear_dpo(plain, BETA)
@@ -124,7 +124,7 @@ def test_linear_preference_loss(device, dtype, plan):
     # D1 and D2 have to know the boundaries of the sequences on the host.
     out = fastpref.linear_preference_loss(
         "sigmoid", p.hidden, p.weight, p.targets, p.cu_seqlens.cpu(), bias=p.bias, reference=p.reference, beta=BETA,
-        plan=plan, backend="triton", budget_bytes=device.pick(2 << 30, None),
+        plan=plan, backend=backend, budget_bytes=device.pick(2 << 30, None),
     )  # fmt: skip
     out.loss.backward()
     oracle.assert_precise(out.loss, wanted, usual, oracle.LOSS_FACTOR, what="loss")
@@ -132,7 +132,7 @@ def test_linear_preference_loss(device, dtype, plan):
 
 
 @dtypes
-def test_a_policy_that_is_its_reference_has_margin_0_and_the_same_bits_twice(device, dtype):
+def test_a_policy_that_is_its_reference_has_margin_0_and_the_same_bits_twice(device, backend, dtype):
     p = problem(device, dtype)
     same = tuple(t.detach().clone() for t in (p.hidden, p.weight, p.bias))
     found = []
@@ -140,7 +140,7 @@ def test_a_policy_that_is_its_reference_has_margin_0_and_the_same_bits_twice(dev
         p = problem(device, dtype)
         out = fastpref.linear_preference_loss(
             "sigmoid", p.hidden, p.weight, p.targets, p.cu_seqlens, bias=p.bias, reference=same, beta=BETA,
-            plan="D0", backend="triton",
+            plan="D0", backend=backend,
         )  # fmt: skip
         out.loss.backward()
         assert torch.equal(out.logps, out.ref_logps)

@@ -64,7 +64,7 @@ def peak_of(device, run: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("plan", ["D0", "D1", "D2", "D3"])
-def test_peak_memory_is_what_the_plan_says(device, plan):
+def test_peak_memory_is_what_the_plan_says(device, backend, plan):
     lengths = device.pick([500, 300, 400, 600], [10, 7, 8, 5])
     hidden, vocab = device.pick((512, 50257), (32, 800))
     p = on(oracle.make_problem(torch.bfloat16, lengths, hidden, vocab, ignored=0.0), device.torch)
@@ -73,7 +73,7 @@ def test_peak_memory_is_what_the_plan_says(device, plan):
     def run() -> None:
         out = fastpref.linear_preference_loss(
             "sigmoid", p.hidden, p.weight, p.targets, p.cu_seqlens.cpu(), bias=p.bias, reference=p.reference, beta=0.1,
-            plan=plan, backend="triton", budget_bytes=1 << 31,
+            plan=plan, backend=backend, budget_bytes=1 << 31,
         )  # fmt: skip
         out.loss.backward()
         plans.append(out.plan)
@@ -105,7 +105,7 @@ def far_apart(device, rows: int, columns: int, stride: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stride", [FAR // 2 + 8, FAR + 8])
-def test_rows_beyond_32_bit_offsets(device, stride):
+def test_rows_beyond_32_bit_offsets(device, backend, stride):
     if device.on_gpu and stride > FAR // 2 + 8:
         pytest.skip("needs no more than the first stride does on a GPU")
     rows, columns = device.pick((3, 128256), (3, 1003))
@@ -114,17 +114,17 @@ def test_rows_beyond_32_bit_offsets(device, stride):
     logits.copy_(source)
     targets = torch.tensor([1, columns - 1, columns // 2], device=device.torch)
     near = source.clone().requires_grad_()
-    expected = fastpref.logprobs(near * 1, targets, backend="triton", inplace_backward=True)
+    expected = fastpref.logprobs(near * 1, targets, backend=backend, inplace_backward=True)
     expected.logps.sum().backward()
-    backend, transform = fastpref.backends.load("triton"), fastpref.backends.LogitTransform()
-    out = fastpref.logprobs(logits, targets, backend="triton")
+    loaded, transform = fastpref.backends.load(backend), fastpref.backends.LogitTransform()
+    out = fastpref.logprobs(logits, targets, backend=backend)
     assert torch.equal(out.logps, expected.logps)
     one = torch.ones(rows, device=device.torch)
-    backend.row_grad(logits, targets, out.lse, one, one, logits, col0=0, transform=transform)
+    loaded.row_grad(logits, targets, out.lse, one, one, logits, col0=0, transform=transform)
     assert torch.equal(logits, near.grad)
 
 
-def test_columns_beyond_32_bit_offsets_of_the_whole(device):
+def test_columns_beyond_32_bit_offsets_of_the_whole(device, backend):
     """One long vocabulary in few rows: the last row begins beyond 2^31, and its target is in its last column."""
     device.only_on_gpu(twin="test_rows_beyond_32_bit_offsets")
     vocab = 151936
@@ -134,7 +134,7 @@ def test_columns_beyond_32_bit_offsets_of_the_whole(device):
     logits = torch.zeros(rows, vocab, dtype=torch.bfloat16, device=device.torch)
     logits[-1, -1] = 5.0
     targets = torch.full((rows,), vocab - 1, device=device.torch)
-    found = fastpref.logprobs(logits, targets, backend="triton").logps
+    found = fastpref.logprobs(logits, targets, backend=backend).logps
     flat = -torch.tensor(float(vocab), dtype=torch.float64).log()
     last = 5.0 - (vocab - 1 + torch.tensor(5.0, dtype=torch.float64).exp()).log()
     torch.testing.assert_close(found[:-1].double().cpu(), flat.expand(rows - 1), rtol=1e-5, atol=1e-5)

@@ -25,6 +25,7 @@ if (reason := compiled_ir.why_not()) is not None:
 
 from fastpref.backends.triton import TritonBackend
 from fastpref.kernels import linear_grad, linear_stats, scale_rows
+from fastpref.kernels.kept_layout import kept_layout
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SOFTCAP = LogitTransform(softcap=5.0, temperature=1.3, logit_scale=2.0)
@@ -127,7 +128,7 @@ def test_the_stages_of_a_loss(backend, launches, objective) -> None:
     staged = stage.forward(
         stage.names[objective], (0.2,) if token else (0.1,), logits, None if token else ref_logits, targets, cu_seqlens,
         ignore_index=-100, transform=PLAIN, data=(advantages, None) if token else (), ref_logps=None, weights=None,
-        number=None, divisors=lengths if token else None,
+        number=None, divisors=lengths if token else None, reward_scale=None,
     )  # fmt: skip
     out = torch.full_like(logits, torch.nan)
     stage.backward(logits, targets, staged.lse, staged.coef, torch.tensor(2.0), out, PLAIN)
@@ -229,7 +230,7 @@ def test_linear_gradient(launches, dtype, width, softcap) -> None:
 @pytest.mark.parametrize("softcap", [False, True])
 def test_gradient_of_what_was_kept(launches, softcap) -> None:
     head = Head(torch.bfloat16, 128, softcap)
-    layout = linear_stats.kept_layout(torch.bfloat16, torch.bfloat16, 300, softcap)
+    layout = kept_layout(torch.bfloat16, torch.bfloat16, 300, softcap)
     kept = layout.views(torch.zeros(layout.row_bytes() * 140, dtype=torch.uint8), 140)
     state = RowState.start(140, head.hidden.device, torch.float32)
     operands = head.hidden, head.weight, head.bias, head.targets

@@ -18,6 +18,7 @@ from ..oracle import assert_precise
 require_triton()
 
 from fastpref.kernels import linear_grad, linear_stats, linear_tiling, scale_rows, tiling  # noqa: E402
+from fastpref.kernels.kept_layout import SLOT, kept_layout  # noqa: E402
 
 SHAPES = {
     "one of each": (1, 1, 1),
@@ -50,7 +51,7 @@ def run_stats(case: Case, stats: tuple[str, ...] = (), **more) -> RowState:
 
 def keep(case: Case) -> tuple[Tensor, Tensor | None]:
     """Views for what is kept of a case's logits."""
-    layout = linear_stats.kept_layout(*case.dtypes, case.vocab, case.softcap is not None)
+    layout = kept_layout(*case.dtypes, case.vocab, case.softcap is not None)
     return layout.views(torch.empty(layout.row_bytes() * case.rows, dtype=torch.uint8), case.rows)
 
 
@@ -221,7 +222,7 @@ def test_what_is_kept_is_stored_once(launches, dtype, softcap, size) -> None:
     assert launches[0].bytes_stored("kept_ptr") == 20 * 571 * size
     if size == 2:
         assert (launches[0].writes("reference_ptr") == 1).all()
-        layout = linear_stats.kept_layout(dtype, dtype, 571, False)
+        layout = kept_layout(dtype, dtype, 571, False)
         assert layout.row_bytes() == 576 * 2 + 9 * 4
     else:
         torch.testing.assert_close(kept[0][:, :571].double(), case.raw(torch.float64), rtol=1e-5, atol=1e-5)
@@ -383,7 +384,7 @@ def test_segments(vocab) -> None:
     segment = linear_tiling.segment_columns(vocab)
     assert -(-vocab // segment) <= linear_tiling.MOST_SEGMENTS
     for tiles in (linear_tiling.NARROW, linear_tiling.HEAVY, linear_tiling.WIDE):
-        assert all(segment % t.columns == 0 and t.columns % linear_stats.SLOT == 0 for t in tiles.values())
+        assert all(segment % t.columns == 0 and t.columns % SLOT == 0 for t in tiles.values())
 
 
 @pytest.mark.parametrize(

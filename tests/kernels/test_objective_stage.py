@@ -201,7 +201,7 @@ def test_no_boundary_leads_outside_of_the_rows() -> None:
     """What would be an error of the caller on the CPU is not looked at on a GPU, and reads nothing wild there."""
     stage = TritonBackend().stage
     policy, reference, targets = draw(6, 50, torch.float32)
-    options = dict.fromkeys(("ref_logps", "weights", "number", "divisors"))
+    options = dict.fromkeys(("ref_logps", "weights", "number", "divisors", "reward_scale"))
     with watch() as launches:
         stage.forward(
             "sigmoid", [0.1], policy, reference, targets, torch.tensor([-7, 2, 900], dtype=torch.int32),

@@ -64,7 +64,8 @@ def emulated_library(csrc: Path = ROOT / "csrc", flags: Sequence[str] = ("-O1",)
         return target
     target.parent.mkdir(exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        objects = compile_objects(csrc, sorted((csrc / "cuda").glob("*.cu")), [*flags, "-fPIC"], Path(scratch))
+        sources = [*sorted((csrc / "cuda").glob("*.cu")), EMULATOR / "control.cpp"]
+        objects = compile_objects(csrc, sources, [*flags, "-fPIC"], Path(scratch))
         made = Path(scratch) / target.name
         subprocess.run([str(compiler()), "-shared", *map(str, objects), "-o", str(made)], check=True)
         os.replace(made, target)

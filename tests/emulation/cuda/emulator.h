@@ -244,14 +244,16 @@ FIBER_UNSANITIZED inline void exchange(unsigned mask, const void* mine, size_t b
 template <class T>
 T from_lane(unsigned mask, T value, int source, const char* operation) {
   static_assert(sizeof(T) <= 64);
-  unsigned char all[32][64];
-  exchange(mask, &value, sizeof value, all, operation);
   if (!(mask >> source & 1)) throw EmulatorError(std::string(operation) + ": the source lane is not in the mask");
   if ((block.current & ~31) + source >= static_cast<int>(blockDim.x)) {
     throw EmulatorError(std::string(operation) + ": the block has no thread in the source lane");
   }
+  WarpState& warp = block.warps[block.current >> 5];
+  copy(warp.slot[lane()], &value, sizeof value);
+  wait_warp(mask, operation);
   T found;
-  copy(&found, all[source], sizeof found);
+  copy(&found, warp.slot[source], sizeof found);
+  wait_warp(mask, operation);
   return found;
 }
 
@@ -624,6 +626,10 @@ FASTPREF_DEVICE float exp2_fast(float x) {
   const float y = exp2f(x);
   return y < 0x1p-126f ? 0.0f : y;
 }
+
+FASTPREF_DEVICE float quotient(float a, float b) { return a / b; }
+
+FASTPREF_DEVICE float product(float a, float b) { return a * b; }
 
 FASTPREF_DEVICE float widened(float x) { return x; }
 FASTPREF_DEVICE float widened(BFloat16 x) { return to_float(x); }

@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -64,6 +65,7 @@ struct EmulatorError : std::runtime_error {
 };
 
 // memcpy and memset that no sanitizer looks into.
+#if defined(FIBER_SANITIZED)
 FIBER_UNSANITIZED inline void copy(void* to, const void* from, size_t bytes) {
   volatile unsigned char* a = static_cast<unsigned char*>(to);
   const volatile unsigned char* b = static_cast<const unsigned char*>(from);
@@ -73,6 +75,10 @@ FIBER_UNSANITIZED inline void fill(void* to, unsigned char value, size_t bytes) 
   volatile unsigned char* a = static_cast<unsigned char*>(to);
   for (size_t i = 0; i < bytes; ++i) a[i] = value;
 }
+#else
+inline void copy(void* to, const void* from, size_t bytes) { memcpy(to, from, bytes); }
+inline void fill(void* to, unsigned char value, size_t bytes) { memset(to, value, bytes); }
+#endif
 
 // While one lives, the thread sanitizer sees no access of the fiber that made
 // it. It must not live across a switch.

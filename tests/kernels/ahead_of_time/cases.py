@@ -23,6 +23,7 @@ from fastpref.kernels import (
     scale_rows,
     tiling,
 )
+from fastpref.kernels.kept_layout import kept_layout
 
 ROWS = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -183,7 +184,7 @@ class Linear:
         self.out = torch.empty(TOKENS, VOCAB, dtype=DTYPES[dtype])
 
     def kept(self, softcap: bool) -> tuple[Tensor, Tensor | None]:
-        layout = linear_stats.kept_layout(*(x.dtype for x in self.operands), VOCAB, softcap)
+        layout = kept_layout(*(x.dtype for x in self.operands), VOCAB, softcap)
         return layout.views(torch.empty(TOKENS * layout.row_bytes(), dtype=torch.uint8), TOKENS)
 
 
