@@ -26,7 +26,24 @@ class Rule(NamedTuple):
 
 
 # The first that matches counts; a kernel that none matches is a complaint.
-RULES: list[Rule] = []
+RULES: list[Rule] = [
+    Rule(r"row_stats<.*>", streams=True),
+    Rule(r"row_grad<.*>", streams=True, writes=True),
+    Rule(r"row_cross<.*>", streams=True),
+    Rule(r"row_kl_grad<.*>", streams=True, writes=True),
+    Rule(r"keep_state"),  # a few numbers per row
+    Rule(r"preference_forward<.*>", streams=True),
+    Rule(r"objective_\w+(<.*>)?"),
+    # The last argument says whether rows are aligned. Four stages of 24 KB, or three and as much for more statistics: two blocks fit no
+    # multiprocessor, so that registers may be used up.
+    Rule(r"linear_stats_kernel<.*, true>", streams=True, tensor_cores=True, dynamic_shared=4 * 24 * 1024),
+    Rule(r"linear_stats_kernel<.*, false>", tensor_cores=True, dynamic_shared=4 * 24 * 1024),
+    Rule(r"merge_parts_kernel<.*>"),
+    Rule(r"tile_grad_kernel<.*, true>", streams=True),
+    Rule(r"tile_grad_kernel<.*, false>"),
+    Rule(r"scale_rows_kernel<.*, true>", streams=True, writes=True),
+    Rule(r"scale_rows_kernel<.*, false>"),
+]
 
 
 def rule_for(name: str, rules: list[Rule]) -> Rule | None:
