@@ -83,6 +83,7 @@ FOUND_BY_SANITIZER = 66
 """The exit code of a program in which a sanitizer found something."""
 
 
+@functools.cache
 def emulated_program(main: str, kind: str, csrc: Path = ROOT / "csrc", with_kernels: bool = True) -> Path:
     """A program of this folder under a sanitizer, with the kernels or with its own alone; built once for the same sources."""
     flags = ["-O1", *SANITIZERS[kind]]
