@@ -149,6 +149,12 @@ struct Block {
 };
 inline Block block;
 constexpr size_t kArenaBytes = 228 << 10;
+#if defined(FIBER_SANITIZED)
+constexpr size_t kMarginBytes = 0;  // the sanitizer knows where the memory ends
+#else
+constexpr size_t kMarginBytes = 256;
+#endif
+constexpr unsigned char kMargin = 0xA5;
 constexpr size_t kSharedBytes = 48 << 10;     // that a kernel has without asking
 inline size_t most_shared_bytes = 227 << 10;  // that it may ask for; GPUs of compute capability 8.6, 8.9
                                               // and 12.0 have 99 << 10
@@ -298,7 +304,6 @@ FIBER_UNSANITIZED inline void enter() {
   } catch (...) {
     failed("an exception of a type that nobody expects");
   }
-  fiber_release(&block.launch_order);
   self().wait = Wait::kEnded;
   --block.live;
   self().fiber.end();
@@ -313,8 +318,9 @@ inline void prepare_block(int n) {
   block.barrier = std::make_unique<Meeting>(~0u);
   block.warps.clear();
   block.warps.resize((n + 31) / 32);
-  block.dynamic.reset(block.dynamic_bytes ? new unsigned char[block.dynamic_bytes] : nullptr);
-  if (block.dynamic) fill(block.dynamic.get(), 0xFF, block.dynamic_bytes);
+  block.dynamic.reset(new unsigned char[block.dynamic_bytes + kMarginBytes]);
+  fill(block.dynamic.get(), 0xFF, block.dynamic_bytes);
+  fill(block.dynamic.get() + block.dynamic_bytes, kMargin, kMarginBytes);
 #if defined(__SANITIZE_THREAD__)
   block.arena.reset(new unsigned char[kArenaBytes]);
   fill(block.arena.get(), 0xFF, kArenaBytes);
@@ -371,7 +377,11 @@ FIBER_UNSANITIZED inline void run_block(int n, const std::vector<int>& order) {
   while (block.live && block.error.empty()) {
     if (!run_threads(n, order)) release_block(n);
   }
-  for (int i = 0; i < n; ++i) block.threads[i].fiber.finish();
+  const Unseen unseen;
+  for (size_t i = 0; i < kMarginBytes; ++i) {
+    if (block.dynamic[block.dynamic_bytes + i] != kMargin) failed("wrote beyond the launch's dynamic shared memory");
+  }
+  for (int i = 0; i < n; ++i) block.threads[i].fiber.finish(&block.launch_order);
 }
 
 // What went wrong in the last launch, for the caller of the C interface; empty
@@ -532,15 +542,14 @@ FASTPREF_DEVICE void store16(void* p, const V& v) {
 
 FASTPREF_DEVICE uint32_t count_up(uint32_t* p) {
   emulator::touch(p, sizeof *p, true, sizeof *p);
-  {
-    const emulator::Unseen unseen;
-    ++emulator::memory.totals.atomics;
-    emulator::Thread& t = emulator::self();
-    if (t.fenced) fiber_release(p);
-    t.fenced = false;
-    t.seen.push_back(p);
-  }
-  return __atomic_fetch_add(p, 1u, __ATOMIC_RELAXED);
+  const uint32_t before = __atomic_fetch_add(p, 1u, __ATOMIC_RELAXED);
+  const emulator::Unseen unseen;
+  ++emulator::memory.totals.atomics;
+  emulator::Thread& t = emulator::self();
+  if (t.fenced) fiber_release(p);  // what came before the fence, and the atomic itself
+  t.fenced = false;
+  t.seen.push_back(p);
+  return before;
 }
 
 FASTPREF_DEVICE void copy16_async(void* shared, const void* global, int bytes) {

@@ -170,10 +170,15 @@ class Fiber {
     abort();
   }
 
-  // Called by the scheduler when the fiber is not resumed any more.
-  FIBER_UNSANITIZED void finish() {
+  // Called by the scheduler when the fiber is not resumed any more, whether it has ended or not. Who acquires `order` sees all that it did.
+  FIBER_UNSANITIZED void finish([[maybe_unused]] void* order) {
 #if defined(__SANITIZE_THREAD__)
-    if (tsan_) retire(tsan_);
+    if (!tsan_) return;
+    void* scheduler = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(tsan_, __tsan_switch_to_fiber_no_sync);
+    __tsan_release(order);
+    __tsan_switch_to_fiber(scheduler, __tsan_switch_to_fiber_no_sync);
+    retire(tsan_);
     tsan_ = nullptr;
     free_stack();  // or the next fiber on it would count as another thread that uses the same variables
 #endif
