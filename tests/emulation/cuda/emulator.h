@@ -278,7 +278,7 @@ inline std::string& last_error() {
 }
 
 template <class Body>
-void launch(const char* kernel, dim3 grid, unsigned threads, size_t shared_bytes, Body&& body) {
+FIBER_UNSANITIZED void launch(const char* kernel, dim3 grid, unsigned threads, size_t shared_bytes, Body&& body) {
   ++memory.totals.launches;
   gridDim = grid;
   blockDim = dim3(threads);

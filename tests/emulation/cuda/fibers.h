@@ -16,6 +16,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+  #include <sanitizer/asan_interface.h>
   #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
@@ -90,6 +91,9 @@ class Fiber {
   // The next resume starts `entry`, which must not return but call end().
   FIBER_UNSANITIZED void prepare(void (*entry)()) {
     if (!stack_) stack_ = static_cast<char*>(aligned_alloc(4096, kStackBytes));
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(stack_, kStackBytes);  // the frames that the last one left when it ended
+#endif
 #if defined(__x86_64__)
     void** top = reinterpret_cast<void**>(stack_ + kStackBytes - 64);
     *--top = nullptr;
