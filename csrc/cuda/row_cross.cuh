@@ -80,16 +80,13 @@ void row_cross(const RowCrossArgs args, const RowParts parts) {
   const int end = part == parts.count - 1 ? vectors : begin + parts.vectors;
   float total = 0.0f;
   for (int v = begin + me; v < end; v += kCrossLoads * threads) {
-    float x[kCrossLoads][kWidth] = {}, y[kCrossLoads][kWidth] = {};
+    const int count = count_below<kCrossLoads>(v, threads, end);
+    float x[kCrossLoads][kWidth], y[kCrossLoads][kWidth];
+    load_groups(true, a + first + v * kWidth, threads * kWidth, count, x);
+    load_groups(wide, b + first + v * kWidth, threads * kWidth, count, y);
 #pragma unroll
     for (int l = 0; l < kCrossLoads; ++l) {
-      if (v + l * threads >= end) continue;
-      load_elements(true, a + first + (v + l * threads) * kWidth, x[l]);
-      load_elements(wide, b + first + (v + l * threads) * kWidth, y[l]);
-    }
-#pragma unroll
-    for (int l = 0; l < kCrossLoads; ++l) {
-      if (v + l * threads >= end) continue;
+      if (l >= count) continue;
       float of_vector = 0.0f;
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) of_vector += cross_term<kKind>(t, x[l][j], y[l][j], m_a, m_b);

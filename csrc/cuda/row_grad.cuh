@@ -61,8 +61,7 @@ FASTPREF_DEVICE void over_row(int columns, int shift, One&& one, Group&& group) 
   const int64_t step = static_cast<int64_t>(threads) * kGroups;
   for (int64_t from = blockIdx.y * step; from + me < groups; from += gridDim.y * step) {
     const int at = static_cast<int>(from) + me;
-    const int left = (groups - at + threads - 1) / threads;
-    group(left < kGroups ? left : kGroups, first + at * kWidth, threads * kWidth);
+    group(count_below<kGroups>(at, threads, groups), first + at * kWidth, threads * kWidth);
   }
 }
 
@@ -89,7 +88,7 @@ FASTPREF_DEVICE float grad_entry_of_target(const GradRow& r, float x) {
 }
 
 template <class T, class O, TransformKind kKind, class B>
-FASTPREF_KERNEL(kGradThreads, 4)
+FASTPREF_KERNEL(kGradThreads, sizeof(B) == sizeof(NoBias) ? 4 : 3)
 void row_grad(const RowGradArgs a, const B bias) {
   constexpr int kWidth = kGroup<T, O>, kGroups = kGradPerThread / kWidth;
   const int64_t row = blockIdx.x;
@@ -134,11 +133,8 @@ void row_grad(const RowGradArgs a, const B bias) {
         store_float(out + column, column == r.hit ? grad_entry_of_target<kKind>(r, x[0]) : grad_entry<kKind>(r, x[0]));
       },
       [&](int count, int column, int stride) {
-        float x[kGroups][kWidth] = {};
-#pragma unroll
-        for (int l = 0; l < kGroups; ++l) {
-          if (l < count) load_elements(wide, logits + column + l * stride, x[l]);
-        }
+        float x[kGroups][kWidth];
+        load_groups(wide, logits + column, stride, count, x);
 #pragma unroll
         for (int l = 0; l < kGroups; ++l) {
           if (l >= count) continue;

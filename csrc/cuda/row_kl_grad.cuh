@@ -84,16 +84,16 @@ void row_kl_grad(const RowKlGradArgs args) {
         store_float(out + column, kl_grad_entry<kKind>(r, x, y, column == r.grad.hit));
       },
       [&](int, int column, int) {
-        float x[kWidth], y[kWidth] = {};
-        load_elements(wide, logits + column, x);
-        if (both) load_elements(wide_reference, reference + column, y);
+        float x[1][kWidth], y[1][kWidth] = {};
+        load_groups(wide, logits + column, 0, 1, x);
+        if (both) load_groups(wide_reference, reference + column, 0, 1, y);
         float g[kWidth];
 #pragma unroll
-        for (int j = 0; j < kWidth; ++j) g[j] = kl_grad_entry<kKind>(r, x[j], y[j], false);
+        for (int j = 0; j < kWidth; ++j) g[j] = kl_grad_entry<kKind>(r, x[0][j], y[0][j], false);
         if (r.grad.hit >= column && r.grad.hit < column + kWidth) {
 #pragma unroll
           for (int j = 0; j < kWidth; ++j) {
-            if (r.grad.hit == column + j) g[j] = kl_grad_entry<kKind>(r, x[j], y[j], true);
+            if (r.grad.hit == column + j) g[j] = kl_grad_entry<kKind>(r, x[0][j], y[0][j], true);
           }
         }
         store_elements(out + column, g);

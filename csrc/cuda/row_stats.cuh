@@ -80,8 +80,14 @@ FASTPREF_DEVICE void load_partial(const Everything* p, Everything* r) {
         load_from_others(&p->total), load_from_others(&p->top), load_from_others(&p->argmax)};
 }
 
+// Blocks that registers must leave room for on a multiprocessor.
+template <class R, class B>
+constexpr int kStatsBlocks = sizeof(R) > sizeof(Running)   ? 2
+                             : sizeof(B) == sizeof(NoBias) ? 4
+                                                           : 3;
+
 template <class T, TransformKind kKind, class R, class B>
-FASTPREF_KERNEL(kRowThreads, sizeof(R) == sizeof(Running) ? 4 : 2)
+FASTPREF_KERNEL(kRowThreads, (kStatsBlocks<R, B>))
 void row_stats(const RowStatsArgs a, const RowParts parts, const B bias) {
   const int64_t row = blockIdx.x;
   const int64_t target = load(a.targets + row);

@@ -237,20 +237,45 @@ FASTPREF_DEVICE void add_bias(const Bias& bias, float (&x)[kWidth], int column) 
   }
 }
 
-// As many elements in fp32 as x has: by 16 aligned bytes, or one by one.
-template <class T, int kWidth>
-FASTPREF_DEVICE void load_elements(bool wide, const T* p, float (&x)[kWidth]) {
+// How many of the kMost numbers at, at + stride, ... are below `end`, where `at` is.
+template <int kMost>
+FASTPREF_DEVICE int count_below(int at, int stride, int end) {
+  int count = 1;
+#pragma unroll
+  for (int l = 1; l < kMost; ++l) count += at + l * stride < end;
+  return count;
+}
+
+// The first `count` of kLoads groups of elements in fp32, group l from p + l `stride`; zeros for the rest. Wide: by 16 aligned bytes, all of them
+// on their way before the first is looked at. Else one by one.
+template <class T, int kLoads, int kWidth>
+FASTPREF_DEVICE void load_groups(bool wide, const T* p, int stride, int count, float (&x)[kLoads][kWidth]) {
+  constexpr int kVectors = kWidth / kPerVector<T>;
   if (wide) {
+    Vector16 raw[kLoads][kVectors] = {};
 #pragma unroll
-    for (int i = 0; i < kWidth; i += kPerVector<T>) {
-      float of_vector[kPerVector<T>];
-      unpack<T>(load16(p + i), of_vector);
+    for (int l = 0; l < kLoads; ++l) {
 #pragma unroll
-      for (int j = 0; j < kPerVector<T>; ++j) x[i + j] = of_vector[j];
+      for (int i = 0; i < kVectors; ++i) {
+        if (l < count) raw[l][i] = load16(p + l * stride + i * kPerVector<T>);
+      }
+    }
+#pragma unroll
+    for (int l = 0; l < kLoads; ++l) {
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        float of_vector[kPerVector<T>];
+        unpack<T>(raw[l][i], of_vector);
+#pragma unroll
+        for (int j = 0; j < kPerVector<T>; ++j) x[l][i * kPerVector<T> + j] = of_vector[j];
+      }
     }
   } else {
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) x[j] = load_float(p + j);
+    for (int l = 0; l < kLoads; ++l) {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) x[l][j] = l < count ? load_float(p + l * stride + j) : 0.0f;
+    }
   }
 }
 
@@ -274,24 +299,21 @@ FASTPREF_DEVICE void sweep(R* running, const T* row, int begin, int end, int shi
     add_bias(bias, of_edge[0], edge);
   }
 
+  const int stride = threads * kWidth;
   int v = me;
   for (; v + (kLoads - 1) * threads < vectors; v += kLoads * threads) {
-    const int column = first + v * kWidth, stride = threads * kWidth;
+    const int column = first + v * kWidth;
     float x[kLoads][kWidth];
-#pragma unroll
-    for (int l = 0; l < kLoads; ++l) load_elements(kWide, row + column + l * stride, x[l]);
+    load_groups(kWide, row + column, stride, kLoads, x);
 #pragma unroll
     for (int l = 0; l < kLoads; ++l) add_bias(bias, x[l], column + l * stride);
     add<kKind>(running, x, kLoads, column, stride, t);
   }
   if (v < vectors) {
-    const int column = first + v * kWidth, stride = threads * kWidth;
-    const int count = (vectors - v + threads - 1) / threads;
-    float x[kLoads][kWidth] = {};
-#pragma unroll
-    for (int l = 0; l < kLoads; ++l) {
-      if (l < count) load_elements(kWide, row + column + l * stride, x[l]);
-    }
+    const int column = first + v * kWidth;
+    const int count = count_below<kLoads>(v, threads, vectors);
+    float x[kLoads][kWidth];
+    load_groups(kWide, row + column, stride, count, x);
 #pragma unroll
     for (int l = 0; l < kLoads; ++l) {
       if (l < count) add_bias(bias, x[l], column + l * stride);
