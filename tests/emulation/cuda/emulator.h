@@ -81,14 +81,19 @@ struct PendingCopy {
   unsigned char bytes[16];
 };
 
+// What a thread itself writes down. A new one for each thread of each block: threads of different blocks have no order.
+struct Notes {
+  bool fenced = false;                           // everything before is to be seen by whoever sees its next atomic
+  std::vector<void*> seen;                       // atomics since its last fence
+  std::vector<std::vector<PendingCopy>> groups;  // committed, oldest first
+  std::vector<PendingCopy> uncommitted;
+};
+
 struct Thread {
   Fiber fiber;
   Wait wait = Wait::kNothing;
   unsigned mask = 0;
-  bool fenced = false;                          // everything before is to be seen by whoever sees its next atomic
-  std::vector<void*> seen;                      // atomics since its last fence
-  std::vector<std::vector<PendingCopy>> groups;  // committed, oldest first
-  std::vector<PendingCopy> uncommitted;
+  Notes* notes = nullptr;
 };
 
 struct WarpState {
@@ -104,6 +109,9 @@ struct Block {
   std::string error;
   char barrier_order, launch_order;
   std::unique_ptr<unsigned char[]> dynamic, arena;
+  unsigned char *dynamic_at = nullptr, *arena_at = nullptr;
+  std::vector<std::unique_ptr<Notes>> notes;            // of all threads of the launch
+  std::vector<std::unique_ptr<unsigned char[]>> spent;  // of the launch's earlier blocks, whose threads nothing orders before the next
   size_t dynamic_bytes = 0, arena_used = 0;
 };
 inline Block block;
@@ -111,7 +119,7 @@ constexpr size_t kArenaBytes = 228 << 10;
 inline uint64_t block_number = 0;
 inline unsigned seed = 0;
 
-inline unsigned char* dynamic_shared() { return block.dynamic.get(); }
+FIBER_UNSANITIZED inline unsigned char* dynamic_shared() { return block.dynamic_at; }
 
 // A shared array: other memory, or cleared memory, in every block. Under the address sanitizer an object of its own, of its exact size; under the
 // thread sanitizer part of what the scheduler allocated for the block, so that no thread of it counts as the one that made it.
@@ -122,7 +130,7 @@ class SharedArray {
     if (number_ != block_number) {
       number_ = block_number;
 #if defined(__SANITIZE_THREAD__)
-      bytes_ = block.arena.get() + block.arena_used;
+      bytes_ = block.arena_at + block.arena_used;
       block.arena_used += (sizeof(T) * N + 127) / 128 * 128;
       if (block.arena_used > kArenaBytes) throw EmulatorError("more shared memory than a block has");
 #elif defined(__SANITIZE_ADDRESS__)
@@ -147,6 +155,7 @@ class SharedArray {
 
 inline int lane() { return block.current & 31; }
 inline Thread& self() { return block.threads[block.current]; }
+inline Notes& notes() { return *self().notes; }
 
 FIBER_UNSANITIZED inline void wait_block() {
   ++memory.totals.barriers;
@@ -209,7 +218,7 @@ FIBER_UNSANITIZED inline void enter() {
   Fiber::started();
   try {
     block.body();
-    if (!self().groups.empty() || !self().uncommitted.empty()) {
+    if (!notes().groups.empty() || !notes().uncommitted.empty()) {
       throw EmulatorError("ended with copies into shared memory that were not waited for");
     }
   } catch (const std::exception& e) {
@@ -227,20 +236,26 @@ FIBER_UNSANITIZED inline void run_block(int n, const std::vector<int>& order) {
   block.live = n;
   block.error.clear();
   block.warps.resize((n + 31) / 32);
+#if defined(__SANITIZE_THREAD__)
+  block.spent.push_back(std::move(block.dynamic));
+  block.spent.push_back(std::move(block.arena));
+#else
+  block.notes.clear();
+#endif
   block.dynamic.reset(block.dynamic_bytes ? new unsigned char[block.dynamic_bytes] : nullptr);
-  if (block.dynamic) fill(block.dynamic.get(), 0xFF, block.dynamic_bytes);
+  block.dynamic_at = block.dynamic.get();
+  if (block.dynamic_at) fill(block.dynamic_at, 0xFF, block.dynamic_bytes);
 #if defined(__SANITIZE_THREAD__)
   block.arena.reset(new unsigned char[kArenaBytes]);
-  fill(block.arena.get(), 0xFF, kArenaBytes);
+  block.arena_at = block.arena.get();
+  fill(block.arena_at, 0xFF, kArenaBytes);
   block.arena_used = 0;
 #endif
   for (int i = 0; i < n; ++i) {
     Thread& t = block.threads[i];
     t.wait = Wait::kNothing;
-    t.fenced = false;
-    t.seen.clear();
-    t.groups.clear();
-    t.uncommitted.clear();
+    block.notes.emplace_back(new Notes);
+    t.notes = block.notes.back().get();
     t.fiber.prepare(&enter);
   }
   while (block.live && block.error.empty()) {
@@ -308,6 +323,8 @@ FIBER_UNSANITIZED void launch(const char* kernel, dim3 grid, unsigned threads, s
     }
   }
   fiber_acquire(&block.launch_order);
+  block.spent.clear();
+  block.notes.clear();
 }
 
 }  // namespace emulator
@@ -329,7 +346,7 @@ T __shfl_xor_sync(unsigned mask, T value, int other) {
 
 // A fence makes an atomic of the same thread an order between threads: the one before publishes, the one after it looks.
 inline void __threadfence() {
-  emulator::Thread& t = emulator::self();
+  emulator::Notes& t = emulator::notes();
   for (void* p : t.seen) fiber_acquire(p);
   t.seen.clear();
   t.fenced = true;
@@ -402,7 +419,7 @@ FASTPREF_DEVICE void store16(void* p, const V& v) {
 FASTPREF_DEVICE uint32_t count_up(uint32_t* p) {
   emulator::touch(p, sizeof *p, true, sizeof *p);
   ++emulator::memory.totals.atomics;
-  emulator::Thread& t = emulator::self();
+  emulator::Notes& t = emulator::notes();
   if (t.fenced) fiber_release(p);
   t.fenced = false;
   t.seen.push_back(p);
@@ -418,18 +435,18 @@ FASTPREF_DEVICE void copy16_async(void* shared, const void* global, int bytes) {
     memcpy(copy.bytes, global, static_cast<size_t>(bytes));
   }
   memset(shared, 0xFF, 16);  // on its way: whatever was there is not to be read any more
-  emulator::self().uncommitted.push_back(copy);
+  emulator::notes().uncommitted.push_back(copy);
 }
 
 FASTPREF_DEVICE void commit_copies() {
-  emulator::Thread& t = emulator::self();
+  emulator::Notes& t = emulator::notes();
   t.groups.push_back(std::move(t.uncommitted));
   t.uncommitted.clear();
 }
 
 template <int kPending>
 FASTPREF_DEVICE void wait_for_copies() {
-  emulator::Thread& t = emulator::self();
+  emulator::Notes& t = emulator::notes();
   while (t.groups.size() > static_cast<size_t>(kPending)) {
     for (const emulator::PendingCopy& copy : t.groups.front()) memcpy(copy.to, copy.bytes, 16);
     t.groups.erase(t.groups.begin());
