@@ -22,14 +22,9 @@
 
 #include "head_tile.cuh"
 #include "linear.h"
-#include "transformed.cuh"
+#include "row_sweep.cuh"
 
 namespace fastpref {
-
-constexpr float kLowestLogit =
-    -3.4028234663852886e38f;        // every finite fp32 is at least this, and z - it is well defined for z = -inf
-constexpr float kFarBelow = -1e4f;  // exp is 0 this far down: makes 0, and not NaN, of 0 * -inf
-constexpr int kNoColumn = 0x7fffffff;
 
 constexpr int kIgnoredRow = -2, kElsewhere = -1;  // in place of a target's column
 
@@ -44,7 +39,7 @@ struct HeadPart {
   int argmax;
 };
 
-FASTPREF_DEVICE HeadPart empty_part() { return {kLowestLogit, 0.0f, 0.0f, 0.0f, 0.0f, -INFINITY, kNoColumn}; }
+FASTPREF_DEVICE HeadPart empty_part() { return {kLowest, 0.0f, 0.0f, 0.0f, 0.0f, -INFINITY, kNowhere}; }
 
 // Of both; where the largest logits are equal, the lower column.
 template <LinearStats kStats>
@@ -58,7 +53,7 @@ FASTPREF_DEVICE HeadPart joined_parts(const HeadPart& a, const HeadPart& b) {
     c.s2 = product(a.s2, product(decay_a, decay_a)) + product(b.s2, product(decay_b, decay_b));
   }
   if constexpr (kStats == LinearStats::kAll) {
-    c.sd = decay_a * (a.sd + a.s * fmaxf(step_a, kFarBelow)) + decay_b * (b.sd + b.s * fmaxf(step_b, kFarBelow));
+    c.sd = decay_a * (a.sd + a.s * fmaxf(step_a, kFar)) + decay_b * (b.sd + b.s * fmaxf(step_b, kFar));
     c.total = a.total + b.total;
     const bool second = b.top > a.top || (b.top == a.top && b.argmax < a.argmax);
     c.top = second ? b.top : a.top;
@@ -268,11 +263,11 @@ FASTPREF_DEVICE void fold_tile(const LinearStatsArgs& args, Logits& logits, cons
         fragments[n][h + j] = e;
         sum += e;
         if constexpr (kStats != LinearStats::kPlain) sum2 += product(e, e);
-        if constexpr (kStats == LinearStats::kAll) sum_d += e * fmaxf(d, kFarBelow);
+        if constexpr (kStats == LinearStats::kAll) sum_d += e * fmaxf(d, kFar);
       }
     }
     if constexpr (kStats == LinearStats::kAll) {
-      sd[r] = decay * (sd[r] + s[r] * fmaxf(step, kFarBelow)) + sum_d;
+      sd[r] = decay * (sd[r] + s[r] * fmaxf(step, kFar)) + sum_d;
       more[place_of(kTotal, r)] += total;
     }
     if constexpr (kStats != LinearStats::kPlain) s2[r] = product(s2[r], product(decay, decay)) + sum2;
@@ -352,12 +347,12 @@ void linear_stats_kernel(LinearStatsArgs args) {
   float m[kRowsPerThread], s[kRowsPerThread], s2[kRowsPerThread], sd[kRowsPerThread];
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
-    m[r] = kLowestLogit;
+    m[r] = kLowest;
     s[r] = s2[r] = sd[r] = 0.0f;
     if constexpr (kStats == LinearStats::kAll) {
       more[place_of(kTotal, r)] = 0.0f;
       more[place_of(kTop, r)] = -INFINITY;
-      more[place_of(kArgmax, r)] = float_from_bits(kNoColumn);
+      more[place_of(kArgmax, r)] = float_from_bits(kNowhere);
     }
   }
 
@@ -444,7 +439,7 @@ void merge_parts_kernel(LinearStatsArgs args) {
   __syncthreads();
   if (warp != 0 || !live) return;
   HeadPart before = empty_part();
-  before.m = fmaxf(load(args.m + row), kLowestLogit);
+  before.m = fmaxf(load(args.m + row), kLowest);
   before.s = load(args.s + row);
   if constexpr (kStats != LinearStats::kPlain) before.s2 = args.s2 ? load(args.s2 + row) : 0.0f;
   if constexpr (kStats == LinearStats::kAll) {

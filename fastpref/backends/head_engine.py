@@ -1,7 +1,7 @@
 """What runs a linear head over the whole vocabulary in one call, beside a backend's row primitives: logits never leave it.
 
-:class:`fastpref.backends.cpu_head.CpuHead` and :class:`fastpref.backends.triton_head.TritonHead` are such engines. :mod:`fastpref.linear_head` asks the
-backend for one and runs chunks of logits by GEMM calls where there is none, or where it does not take the operands.
+:class:`fastpref.backends.cpu_head.CpuHead`, :class:`fastpref.backends.triton_head.TritonHead` and
+:class:`fastpref.backends.cuda_head.CudaHead` are such engines. :mod:`fastpref.linear_head` asks the backend for one and runs chunks of logits by GEMM calls where there is none, or where it does not take the operands.
 """
 
 from __future__ import annotations

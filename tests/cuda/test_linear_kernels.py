@@ -496,6 +496,25 @@ def test_a_policy_that_is_its_reference_has_loss_ln_2(head, dtype, plan) -> None
     assert out.loss.item() == pytest.approx(math.log(2), abs=6e-8)
 
 
+@pytest.mark.parametrize("frozen", ["", "hidden", "weight"])
+@pytest.mark.parametrize(("plan", "dtype"), [("D0", F16), ("D1", BF16), ("D3", BF16)], ids=str)
+def test_scratch_is_never_more_and_flops_are_as_predicted(head, plan, dtype, frozen) -> None:
+    for more, reference in itertools.product(({}, {"main_grad"}), ("given", "online", "shared")):
+        p = oracle.make_problem(dtype, [7, 5, 3, 9], hidden=24, vocab=100, bias=reference == "online")
+        if frozen:
+            getattr(p, frozen).requires_grad_(False)
+        references = {"given": torch.zeros(4), "online": p.reference, "shared": (p.ref_hidden, p.weight)}
+        options: dict[str, Any] = {"reference": references[reference], "plan": plan}
+        if "main_grad" in more and frozen != "weight":
+            options["main_grad"] = torch.zeros(p.weight.shape)
+        with work.count_gemm() as count:
+            out = preference(p, **options)
+            out.loss.backward()
+        assert count.flops == out.plan.flops, (reference, more)
+        made = sum(g.numel() * g.element_size() for g in p.grads() if g is not None)
+        assert count.peak_bytes - made <= out.plan.scratch_bytes + 4096, (reference, more)
+
+
 @pytest.mark.parametrize("plan", ["D0", "D3"])
 def test_token_log_probs(head, plan) -> None:
     p = problem(BF16, bias=False)
