@@ -41,6 +41,7 @@ SOURCES = [
     "csrc/bind_cuda_preference.cpp",
     "csrc/bind_cuda_linear.cpp",
     "csrc/cpu/kernels.cpp",
+    "csrc/cpu/preference.cpp",
     "csrc/cpu/stream.cpp",
     "csrc/cpu/rows_baseline.cpp",
 ]

@@ -15,8 +15,11 @@
 
 #include "bind_cuda.h"
 #include "bind_head.h"
+#include "bind_preference.h"
 #include "bind_rows.h"
+#include "core/heads.h"
 #include "cpu/kernels.h"
+#include "cpu/preference.h"
 #include "cpu/stream.h"
 
 namespace py = pybind11;
@@ -130,6 +133,18 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   bind_rows(m);
+  const char* types[] = {"float32", "bfloat16", "float16", "float64", "uint8", "int32", "int64"};
+  py::dict numbers;
+  for (int i = 0; i < 7; ++i) numbers[types[i]] = i;
+  m.attr("NUMBER_TYPES") = numbers;
+  m.def(
+      "heads", [] { return names_of(kHeadNames, kHeadCount); },
+      "(name, kind, data, hyper-parameters, number, variants) of every head of preference_forward.");
+  def_preference_forward<int>(
+      m, "preference_forward", [] { return static_cast<int>(kHeadCount); },
+      [](const PreferenceArgs& args, int threads) { preference_forward(args, *active_isa().load()->rows, threads); },
+      py::arg("threads"));
+
   bind_head(m, [] { return active_isa().load()->head; });
   bind_cuda(m);
 

@@ -7,7 +7,7 @@ three, where the objective is one of its own (``triton``). Everything else is co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -306,7 +306,9 @@ def _staged(
             refuse_nan(found.ref_logps, ids, "reference")
     reference = known if near is None else found.ref_logps
     if type(chosen).metrics is PairwiseObjective.metrics and found.rewards.numel():
-        compute = partial(reward_metrics, found.rewards, found.sums[0], found.margins)
+        compute: Callable[[], Mapping[str, Tensor]] = partial(
+            reward_metrics, found.rewards, found.sums[0], found.margins
+        )
     else:
         compute = partial(_metrics, rows, found.logps, reference)
     return PreferenceOutput(

@@ -23,7 +23,7 @@ LENGTHS = [3, 2, 4, 1]
 TOTAL = sum(LENGTHS)
 CU = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()], dtype=torch.int32)
 STAGE = load("triton").stage
-STAGED = ["triton", "cuda"]
+STAGED = ["triton", "cuda", "cpu"]
 """The backends that have a stage."""
 
 
@@ -107,11 +107,8 @@ def test_an_objective_without_a_head(objective, backend) -> None:
 
 
 @family.each(lambda o: o.name in ("sigmoid", "simpo", "tdpo2", "kto", "grpo", "aot", "ppo"))
-@pytest.mark.parametrize("backend", ["eager", "cpu"])
-def test_other_backends(objective, backend) -> None:
-    if isinstance(load(backend), str):
-        pytest.skip(load(backend))
-    compare(objective, backend)
+def test_eager(objective) -> None:
+    compare(objective, "eager")
 
 
 def test_most_of_the_catalogue_has_a_head() -> None:
@@ -145,8 +142,9 @@ def test_the_head_of_an_objective(objective, head) -> None:
     assert identify(objective, STAGE.names) == head
 
 
-def test_backends_have_the_same_heads() -> None:
-    other = require_emulated().stage
+@pytest.mark.parametrize("backend", STAGED[1:])
+def test_backends_have_the_same_heads(backend) -> None:
+    other = load(backend).stage
     assert other.names == STAGE.names
     shape = {name: (head.kind, head.data, head.hyper, head.number) for name, head in STAGE.heads.items()}
     assert {name: (head.kind, head.data, head.hyper, head.number) for name, head in other.heads.items()} == shape
@@ -226,8 +224,8 @@ def test_rows_that_are_one_token_each() -> None:
         fastpref.logits_preference_loss("sigmoid", policy, targets, cu, reference=reference, backend=b).loss
         for b in (*STAGED, "eager")
     ]
-    torch.testing.assert_close(losses[0], losses[2])
-    torch.testing.assert_close(losses[1], losses[2])
+    for loss in losses[:-1]:
+        torch.testing.assert_close(loss, losses[-1])
 
 
 @pytest.mark.parametrize("backend", STAGED)
@@ -300,7 +298,7 @@ def test_late_metrics_refuse_what_changed_in_between() -> None:
         out.metrics["rewards/margins"]
 
 
-@pytest.mark.parametrize("backend", [*STAGED, "cpu", "eager"])
+@pytest.mark.parametrize("backend", [*STAGED, "eager"])
 def test_a_function_as_a_loss(backend) -> None:
     policy, reference, targets = draw()
 
@@ -315,7 +313,7 @@ def test_a_function_as_a_loss(backend) -> None:
     torch.testing.assert_close(out.loss, named.loss, rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", [*STAGED, "cpu", "eager"])
+@pytest.mark.parametrize("backend", [*STAGED, "eager"])
 @pytest.mark.parametrize("value", [1.5, True])
 def test_ignore_index_is_an_integer(backend, value) -> None:
     policy, reference, targets = draw()
@@ -330,7 +328,7 @@ def test_without_a_gradient_there_is_no_gradient_launch() -> None:
     for backend in STAGED:
         with watch() as launches, control().watching() as seen, torch.no_grad():
             out = fastpref.logits_preference_loss("sigmoid", policy, targets, CU, reference=reference, backend=backend)
-        assert (len(launches), seen.totals.launches) == ((2, 0) if backend == "triton" else (0, 1))
+        assert (len(launches), seen.totals.launches) == {"triton": (2, 0), "cuda": (0, 1), "cpu": (0, 0)}[backend]
         assert not out.loss.requires_grad
 
 
@@ -365,8 +363,9 @@ def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, 
     if backend == "triton":
         assert [launch.kernel for launch in launches] == ["_row_stats", "_sequence_objective", "_row_grad"]
     else:
-        assert seen.totals.launches == 2
+        assert seen.totals.launches == (2 if backend == "cuda" else 0)
     free = {"fastpref::logits_loss", "fastpref::logits_loss_backward", "aten.empty", "aten.empty_like", "aten.detach"}
+    free |= {"aten.mul"} if backend == "cpu" else set()  # the upstream gradient and the coefficients
     free |= {"aten.select", "aten.alias", "aten.view", "fastpref.logits_loss", "fastpref.logits_loss_backward"}
     assert {name.removesuffix(".default").split(".memory_format")[0].split(".int")[0] for name in ran.names} <= free
     torch.testing.assert_close(out.loss, expected.loss, rtol=2e-6, atol=1e-7)
@@ -382,7 +381,7 @@ def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, 
 def test_operators(backend) -> None:
     policy, reference, targets = draw()
     nothing = [None] * 5
-    scale = 0.1 if backend == "cuda" else None
+    scale = None if backend == "triton" else 0.1
     options = ([0.1], "sigmoid", 2, scale, -100, 1.0, None, 1.0, False, backend)
     arguments = (policy.requires_grad_(), reference, None, targets, CU, *[None] * 4, *nothing, *options)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")

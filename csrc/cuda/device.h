@@ -41,6 +41,13 @@ struct alignas(16) Vector16 {
 
 #if !defined(FASTPREF_EMULATED)
 
+// threadIdx.x, asked for anew: nothing that follows from it is kept in registers from one call to the next.
+FASTPREF_DEVICE int thread_again() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 // --- global memory ----------------------------------------------------------------------------------------------------
 
 template <class T>

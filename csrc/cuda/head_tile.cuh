@@ -34,8 +34,8 @@ struct TilePlace {
 };
 
 FASTPREF_DEVICE TilePlace tile_place() {
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  return {static_cast<int>(threadIdx.x) % kWarp, warp / (kTileColumns / kWarpEdge), warp % (kTileColumns / kWarpEdge)};
+  const int thread = thread_again(), warp = thread / kWarp;
+  return {thread % kWarp, warp / (kTileColumns / kWarpEdge), warp % (kTileColumns / kWarpEdge)};
 }
 
 // The first of the two rows of the tile that a thread holds of fragment i; the other is 8 further on.

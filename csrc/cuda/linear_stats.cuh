@@ -160,10 +160,11 @@ FASTPREF_DEVICE constexpr int place_of(MoreField field, int row) {
 
 // Folds a thread's share of one tile into its running sums, and keeps what is to be kept. `first`: the tile's first column.
 template <class T, LinearStats kStats>
-FASTPREF_DEVICE void fold_tile(const LinearStatsArgs& args, Logits& logits, const TilePlace& at, const HeadBlock* block,
-                               int first, const int* target, const float* factor, float (&m)[kRowsPerThread],
+FASTPREF_DEVICE void fold_tile(const LinearStatsArgs& args, Logits& logits, const HeadBlock* block, int first,
+                               const int* target, const float* factor, float (&m)[kRowsPerThread],
                                float (&s)[kRowsPerThread], float (&s2)[kRowsPerThread], float (&sd)[kRowsPerThread],
                                float* more) {
+  const TilePlace at = tile_place();
   const int left = static_cast<int>(args.columns) - first;  // columns of the tile that there are
   if (args.bias) {
 #pragma unroll
@@ -380,11 +381,12 @@ void linear_stats_kernel(LinearStatsArgs args) {
       if (busy) multiply_stage<T>(logits, stages + stage * kStageBytes, at);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
-    if (busy) fold_tile<T, kStats>(args, logits, at, block, tile, target, factor, m, s, s2, sd, more);
+    if (busy) fold_tile<T, kStats>(args, logits, block, tile, target, factor, m, s, s2, sd, more);
   }
   wait_for_copies<0>();
   __syncthreads();
 
+  const TilePlace end = tile_place();
   float* parts = reinterpret_cast<float*>(stages);  // [fields, 4 warps, rows of the tile]
   constexpr int kWarps = kTileColumns / kWarpEdge, kStep = kWarps * kTileRows;
 #pragma unroll
@@ -403,17 +405,18 @@ void linear_stats_kernel(LinearStatsArgs args) {
     for (int other = 1; other <= 2; other *= 2) {
       part = joined_parts<kStats>(part, part_of_lane<kStats>(part, other));
     }
-    const int local = tile_row(at, r / 2) + 8 * (r % 2);
-    if (at.lane % 4 == 0) put_part<kStats, false>(parts + at.warp_column * kTileRows + local, kStep, part);
+    const int local = tile_row(end, r / 2) + 8 * (r % 2);
+    if (end.lane % 4 == 0) put_part<kStats, false>(parts + end.warp_column * kTileRows + local, kStep, part);
   }
   __syncthreads();
-  if (thread < kTileRows && target[thread] != kIgnoredRow) {
-    HeadPart whole = get_part<kStats, false>(parts + thread, kStep);
+  const int local = thread_again();
+  if (local < kTileRows && target[local] != kIgnoredRow) {
+    HeadPart whole = get_part<kStats, false>(parts + local, kStep);
 #pragma unroll
     for (int warp = 1; warp < kWarps; ++warp) {
-      whole = joined_parts<kStats>(whole, get_part<kStats, false>(parts + warp * kTileRows + thread, kStep));
+      whole = joined_parts<kStats>(whole, get_part<kStats, false>(parts + warp * kTileRows + local, kStep));
     }
-    const int64_t row = static_cast<int64_t>(block[0].row_tile) * kTileRows + thread;
+    const int64_t row = static_cast<int64_t>(block[0].row_tile) * kTileRows + local;
     put_part<kStats, true>(args.parts + block[0].segment * args.rows + row, segments_of(args) * args.rows, whole);
   }
 }

@@ -10,30 +10,11 @@
 // Limits    T < 2^31. Boundaries outside of the rows are never followed; rows of no sequence keep a coefficient of NaN
 #pragma once
 
-#include "../core/objective_heads.h"
+#include "../core/heads.h"
 #include "preference.h"
 #include "row_sweep.cuh"
 
 namespace fastpref {
-
-enum class HeadKind : int { kPair, kSequence, kToken };
-
-enum HeadId : int {
-#define FASTPREF_ID(name, kind, inputs, hypers, outputs) kHead_##name,
-  FASTPREF_HEADS(FASTPREF_ID)
-#undef FASTPREF_ID
-      kHeadCount
-};
-
-// By the names that the heads' header has for them.
-constexpr HeadKind kHeadKind_pair = HeadKind::kPair, kHeadKind_sequence = HeadKind::kSequence,
-                   kHeadKind_token = HeadKind::kToken;
-
-// Most data that a head of a kind reads, of one sequence or token.
-template <HeadKind kKind>
-constexpr int kDataOf = kKind == HeadKind::kPair       ? 1
-                        : kKind == HeadKind::kSequence ? 3
-                                                       : kMostData;
 
 // Where the parts of a call's workspace lie.
 struct PreferenceWorkspace {
@@ -67,21 +48,6 @@ FASTPREF_DEVICE double load_number(const Numbers& numbers, int64_t i) {
       return load(static_cast<const int32_t*>(numbers.values) + i);
     default:
       return static_cast<double>(load(static_cast<const int64_t*>(numbers.values) + i));
-  }
-}
-
-// The head's loss and derivatives; all heads of one kind are one kernel, so that 100 losses are not 100 times its code.
-template <HeadKind kKind>
-FASTPREF_DEVICE void run_head(int head, const double* in, const double* hyper, double* out) {
-  switch (head) {
-#define FASTPREF_CASE(name, kind, inputs, hypers, outputs)                \
-  case kHead_##name:                                                      \
-    if constexpr (kKind == kHeadKind_##kind) head_##name(in, hyper, out); \
-    break;
-    FASTPREF_HEADS(FASTPREF_CASE)
-#undef FASTPREF_CASE
-    default:
-      break;
   }
 }
 

@@ -7,15 +7,6 @@
 namespace fastpref {
 namespace {
 
-#define FASTPREF_HEAD(name, kind, data, hyper, number, variants) {#name, #kind, data, hyper, number, variants},
-constexpr CudaHead kHeads[] = {FASTPREF_HEAD_NAMES(FASTPREF_HEAD)};
-#undef FASTPREF_HEAD
-
-#define FASTPREF_KIND(name, kind, inputs, hypers, outputs) kHeadKind_##kind,
-constexpr HeadKind kKinds[] = {FASTPREF_HEADS(FASTPREF_KIND)};
-#undef FASTPREF_KIND
-static_assert(sizeof kKinds / sizeof *kKinds == sizeof kHeads / sizeof *kHeads);
-
 struct Layout {
   int parts, width, sides;
   int64_t bytes, counters_at, counters;
@@ -58,7 +49,7 @@ CudaStatus forward(const PreferenceArgs& a, const CudaLaunch& where) {
   // Without rows one block looks after the empty sequences.
   const dim3 grid(static_cast<unsigned>(a.rows > 0 ? a.rows : 1), static_cast<unsigned>(l.parts),
                   static_cast<unsigned>(l.sides));
-  switch (kKinds[a.head]) {
+  switch (kHeadKinds[a.head]) {
     case HeadKind::kPair:
       FASTPREF_LAUNCH(preference_forward<HeadKind::kPair>, grid, kForwardThreads, 0, where.stream, plan);
       break;
@@ -75,7 +66,7 @@ CudaStatus forward(const PreferenceArgs& a, const CudaLaunch& where) {
 }  // namespace
 
 const CudaPreferenceApi* cuda_preference_api() {
-  static const CudaPreferenceApi api = {kHeads, static_cast<int>(sizeof kHeads / sizeof *kHeads), workspace, forward};
+  static const CudaPreferenceApi api = {kHeadNames, kHeadCount, workspace, forward};
   return &api;
 }
 

@@ -14,18 +14,25 @@ import torch
 from torch import Tensor
 
 from .cpu_head import CpuHead
+from .cpu_stage import CpuStage
 from .native import load_native
 from .native_rows import NativeRows
 
 
 class CpuBackend(NativeRows):
-    """The row primitives in C++ (``csrc/cpu``)."""
+    """The row primitives in C++ (``csrc/cpu``).
+
+    Attributes:
+        head: a linear head over the whole vocabulary in one call.
+        stage: the whole of a loss from given logits.
+    """
 
     name = "cpu"
 
     def __init__(self) -> None:
         super().__init__(load_native())
         self.head = CpuHead(self._native, self.dtypes)
+        self.stage = CpuStage(self._native, self)
 
     def describe(self) -> str:
         """One line for ``fastpref doctor``."""

@@ -68,7 +68,7 @@ class CudaBackend(CudaRows):
         self._emulated: bool = about["emulated"]
         super().__init__(native, self._emulated)
         self._architectures: str = about["architectures"]
-        self.head = CudaHead(native, self._emulated)
+        self.head = CudaHead(native, self.where, self._emulated)
         self.stage = CudaStage(native, self)
 
     def describe(self) -> str:

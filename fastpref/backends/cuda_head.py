@@ -13,7 +13,7 @@ permission, and which blocks it covers is not known without waiting for the GPU.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -37,42 +37,25 @@ GRAD_ROWS = 64
 """Rows whose gradients a block sums for db."""
 
 
-@cache
-def _multiprocessors(index: int) -> int:
-    return torch.cuda.get_device_properties(index).multi_processor_count
+Where = Callable[[Tensor], dict[str, int]]
+"""``device``, ``stream`` and ``multiprocessors`` of a launch on the device of a tensor."""
 
 
 class CudaLauncher:
-    """``fastpref._C`` and where its kernels run; with the emulator's library on the CPU.
+    """``fastpref._C`` and where its kernels run."""
 
-    Args:
-        native: the module, with a library of CUDA kernels loaded.
-        emulated: whether that is the emulator's.
-    """
-
-    def __init__(self, native: ModuleType, emulated: bool) -> None:
-        self.native, self.emulated = native, emulated
+    def __init__(self, native: ModuleType, where: Where) -> None:
+        self.native, self.where = native, where
         self.dtypes = {
             torch.float32: native.FLOAT32,
             torch.bfloat16: native.BFLOAT16,
             torch.float16: native.FLOAT16,
         }
 
-    def where(self, device: torch.device) -> dict[str, int]:
-        """The device, its current stream, and how many multiprocessors it has."""
-        if self.emulated:
-            return {"device": 0, "stream": 0, "multiprocessors": 0}
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return {
-            "device": index,
-            "stream": torch.cuda.current_stream(device).cuda_stream,
-            "multiprocessors": _multiprocessors(index),
-        }
-
     def scale_rows(self, x: Tensor, factor: Tensor, out: Tensor) -> None:
         """``out = x * factor[:, None]``, 0 where the factor is 0 whatever ``x`` holds; ``out`` may be ``x``."""
         self.native.cuda_scale_rows(
-            **self.where(x.device),
+            **self.where(x),
             dtype=self.dtypes[x.dtype],
             out_dtype=self.dtypes[out.dtype],
             rows=x.shape[0],
@@ -90,11 +73,14 @@ class CudaHead:
 
     Args:
         native: ``fastpref._C``, with a library of CUDA kernels loaded.
-        emulated: whether that is the emulator's.
+        where: says where launches run.
+        emulated: whether the library is the emulator's, which runs on the CPU.
     """
 
-    def __init__(self, native: ModuleType, emulated: bool) -> None:
-        self._launcher = CudaLauncher(native, emulated)
+    def __init__(self, native: ModuleType, where: Where, emulated: bool) -> None:
+        self._launcher = CudaLauncher(native, where)
+        # One GEMM takes 16-bit operands into float32: on CUDA, from torch 2.8 on.
+        self._casts = emulated or not hasattr(torch.ops.aten.mm, "dtype_out")
 
     def why_not(self, hidden: torch.dtype, weight: torch.dtype) -> str | None:
         """``None`` if operands of these dtypes are taken, else the reason."""
@@ -104,8 +90,7 @@ class CudaHead:
 
     def costs(self, hidden: torch.dtype, weight: torch.dtype) -> CudaHeadCosts:
         """What operands of these dtypes take."""
-        casts = self._launcher.emulated or not hasattr(torch.ops.aten.mm, "dtype_out")
-        return CudaHeadCosts(hidden, weight, casts)
+        return CudaHeadCosts(hidden, weight, self._casts)
 
     def kept_bytes(
         self, hidden: torch.dtype, weight: torch.dtype, transform: LogitTransform, rows: int, vocab: int
@@ -152,7 +137,7 @@ class CudaHead:
         )
         parts = take(size // 4, torch.float32, hidden.device)
         native.cuda_linear_stats(
-            **self._launcher.where(hidden.device),
+            **self._launcher.where(hidden),
             dtype=self._launcher.dtypes[hidden.dtype],
             rows=rows,
             columns=vocab,
@@ -302,7 +287,7 @@ class _GradientChunk:
         if db is not None:
             sums = take(-(-out.shape[0] // GRAD_ROWS) * out.shape[1], torch.float32, out.device).view(-1, out.shape[1])
         self._launcher.native.cuda_tile_grad(
-            **self._launcher.where(out.device),
+            **self._launcher.where(out),
             dtype=self._launcher.dtypes[out.dtype],
             rows=out.shape[0],
             columns=out.shape[1],

@@ -16,7 +16,7 @@ from ..backends import cases
 from ..backends import test_row_divergence as divergence
 from ..backends import test_row_statistics as statistics
 from ..backends.cases import DTYPES, PLAIN, assert_grad, assert_stats, draw, draw_coefficients
-from ..emulation.cuda import control, require_emulated
+from ..emulation.cuda import control
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 COLUMNS = [1, 7, 31, 1000, 1003]
@@ -31,12 +31,10 @@ directions = pytest.mark.parametrize("direction", ["forward", "reverse"])
 
 
 @pytest.fixture
-def backend() -> Iterator[CudaRows]:
-    backend = require_emulated()
-    assert isinstance(backend, CudaRows)
-    before = backend.multiprocessors
-    yield backend
-    backend.multiprocessors = before
+def backend(emulated_cuda: CudaRows) -> Iterator[CudaRows]:
+    before = emulated_cuda.multiprocessors
+    yield emulated_cuda
+    emulated_cuda.multiprocessors = before
 
 
 def placed(values: Tensor, offset: int, gap: int) -> Tensor:
@@ -154,6 +152,36 @@ def test_masked_logits_in_parts_of_a_row(backend):
     assert_stats(logits[keep], targets[keep], PLAIN, *(x[keep] for x in state.finish(targets)))
 
 
+@pytest.mark.parametrize("gap", [1e-6, 1e-4, 1e-2, 0.4, 0.6])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_target_entry_keeps_its_digits_where_p_is_near_1(backend, gap, offset):
+    """In vectors and in the elements before and after them; beside a third term too."""
+    logits = placed(draw(13, F32, rows=2)[0].expand(2, 13).repeat(7, 1)[:13], offset, 1)
+    targets, ones = torch.arange(13), torch.ones(13)
+    lse = logits.gather(1, targets[:, None]).squeeze(1) + gap
+    d = (
+        (logits - lse[:, None]).double().gather(1, targets[:, None])
+    )  # what float32 leaves of it; no digit is lost from there on
+    out = gradient(backend, logits, targets, (lse, ones, ones))
+    torch.testing.assert_close(out.double().gather(1, targets[:, None]), -torch.expm1(d), rtol=2e-6, atol=0)
+    rows = (lse, lse, torch.zeros(13), ones, ones, torch.full((13,), 2.0))
+    third = divergence.gradient(backend, logits, logits, targets, rows, "forward")  # of equal rows: 0
+    torch.testing.assert_close(third.gather(1, targets[:, None]), out.gather(1, targets[:, None]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 0.1, 1.0, 3.9, 4.1, 20.0, 100.0])
+def test_softcap_is_accurate_for_small_and_large_arguments(backend, size):
+    t = LogitTransform(softcap=5.0)
+    x = torch.tensor([[size], [-size]])
+    targets = torch.zeros(2, dtype=torch.int64)
+    state = fold(backend, x, targets, t)
+    torch.testing.assert_close(state.zt.double(), cases.transformed(x.double(), t).squeeze(1), rtol=4e-7, atol=0)
+    # With lse = z the softmax is 1 and the coefficients leave the slope, sech^2, alone.
+    out = gradient(backend, x, targets, (state.zt, torch.zeros(2), -torch.ones(2)), t)
+    exact = 1 / torch.cosh(x.double() / 5) ** 2
+    torch.testing.assert_close(out.double(), exact, rtol=3e-6, atol=1e-12)
+
+
 # --- what a chunked head asks for ------------------------------------------------------------------------------------
 
 
@@ -221,6 +249,16 @@ def test_divergence_of_unaligned_rows_in_parts(backend, dtype, direction: Direct
     out = divergence.gradient(backend, x, y, targets, rows, direction)
     divergence.assert_gradient(logits, ref_logits, targets, rows, direction, PLAIN, out)
     assert_same_bits(bits(divergence.gradient(backend, x, y, targets, rows, direction, out=x)), bits(out))
+
+
+@directions
+def test_likely_targets_have_their_third_term(backend, direction: Direction):
+    logits, ref_logits, targets = divergence.pair(31, F32)
+    live = (targets >= 0).nonzero().squeeze(1)
+    logits[live, targets[live]], ref_logits[live, targets[live]] = 9.0, 6.0
+    rows = (*divergence.per_row(logits, ref_logits, targets, direction, PLAIN), *divergence.coefficients(6))
+    out = divergence.gradient(backend, logits, ref_logits, targets, rows, direction)
+    divergence.assert_gradient(logits, ref_logits, targets, rows, direction, PLAIN, out)
 
 
 @directions
@@ -376,6 +414,34 @@ def test_silent_rows_are_not_read_at_all(backend):
     with control().watching(logits=logits[3], targets=targets, m=state.m[3:], s=state.s[3:], zt=state.zt[3:]):
         targets[1] = -1
         backend.row_stats(logits, targets, state, col0=0, transform=PLAIN)
+
+
+@directions
+@dtypes
+def test_statistics_of_a_divergence_read_both_twice_and_the_targets_once_more(backend, dtype, direction: Direction):
+    logits, ref_logits, targets = divergence.pair(1003, dtype)
+    x, y = placed(logits, 2, 5), placed(ref_logits, 2, 5)
+    live = int((targets >= 0).sum())
+    state = KlState.start(len(targets), x.device, F32)
+    workspace = torch.zeros(
+        backend._native.cuda_row_kl_stats_workspace(
+            dtype=backend._dtypes[dtype], rows=len(targets), cols=1003, multiprocessors=0
+        ),
+        dtype=torch.uint8,
+    )
+    sides = {f"policy_{n}": v for n, v in vars(state.policy).items() if v is not None}
+    sides |= {f"reference_{n}": v for n, v in vars(state.reference).items() if v is not None}
+    given = {"logits": x, "ref": y, "targets": targets, "workspace": workspace, "cross": state.cross, **sides}
+    with pytest.MonkeyPatch.context() as patch, control().watching(**given) as seen:
+        patch.setattr(backend, "_workspace", lambda *_: workspace)
+        backend.row_kl_stats(x, y, targets, state, col0=0, transform=PLAIN, direction=direction)
+    assert seen["logits"].loads == seen["ref"].loads == live * (2 * 1003 + 1) * dtype.itemsize
+    assert seen["logits"].stores == seen["ref"].stores == 0
+    width = 16 // dtype.itemsize
+    assert seen["logits"].wide_loads == seen["ref"].wide_loads
+    assert seen["logits"].wide_loads >= 2 * live * (1003 // width - 1) * 16
+    assert seen["cross"].stores == live * 4
+    divergence.assert_kl(logits, ref_logits, targets, direction, PLAIN, state)
 
 
 @directions

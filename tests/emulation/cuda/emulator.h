@@ -507,6 +507,8 @@ namespace fastpref {
 
 struct Vector16;
 
+FASTPREF_DEVICE int thread_again() { return static_cast<int>(threadIdx.x); }
+
 template <class T>
 FASTPREF_DEVICE T load(const T* p) {
   emulator::touch(p, sizeof(T), false, sizeof(T));
