@@ -175,14 +175,14 @@ class Contestant:
         return passes * p.hidden.numel() * p.weight.shape[0]
 
 
-def ours(budget_bytes: int | None, plan: str | None = None) -> Contestant:
+def ours(budget_bytes: int | None, plan: str | None = None, backend: str | None = None) -> Contestant:
     """This package, in one call."""
 
     def run(p: Problem) -> Result:
         out = fastpref.linear_preference_loss(
             "sigmoid", p.hidden, p.weight, p.targets, p.cu_seqlens,
             reference=(p.ref_hidden, p.ref_weight) if p.ref_logps is None else p.ref_logps,
-            beta=BETA, ignore_index=IGNORE, plan=plan, budget_bytes=budget_bytes,
+            beta=BETA, ignore_index=IGNORE, plan=plan, budget_bytes=budget_bytes, backend=backend,
         )  # fmt: skip
         assert out.ref_logps is not None
         return Result(out.loss, out.logps - out.ref_logps, out.plan)
@@ -275,6 +275,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "fastpref": ours(None),
     "fastpref-512m": ours(LARGE_BUDGET_BYTES),
     **{f"fastpref-{plan.lower()}": ours(LARGE_BUDGET_BYTES, plan) for plan in ("D0", "D1", "D2", "D3")},
+    **{f"fastpref-{backend}": ours(None, backend=backend) for backend in ("triton", "cuda")},
     "naive": full_logits(),
     "naive-fp32": full_logits(upcast=True),
     "compile": full_logits(compiled=True),

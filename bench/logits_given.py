@@ -8,8 +8,8 @@ respect to the policy's logits. Every variant runs once per round, in turn. ``sh
 allows in the same rounds: a plain vectorised read of both operands, and for the backward pass an in-place update of one. Ratios
 above 1 mean that ours is faster.
 
-Three backward passes of ours: ``in place`` overwrites the logits, ``reused buffer`` writes the gradient into a buffer that lives on (by the
-row primitives: the public functions have no argument for it), ``fresh`` allocates it. PyTorch and the others always allocate theirs.
+Ours is ``logits_preference_loss``, with three backward passes: ``in place`` overwrites the logits, ``reused buffer`` writes the gradient into a buffer that lives on
+(by the backend's stage: the public functions have no argument for it), ``fresh`` allocates it. PyTorch and the others always allocate theirs.
 ``--check`` judges the forward pass, and the faster of the two backward passes that touch no fresh memory.
 """
 
@@ -32,9 +32,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastpref
-from fastpref.backends import LogitTransform, RowState
+from fastpref.backends import LogitTransform
 from fastpref.backends.cpu import CpuBackend
 from fastpref.backends.native import load_native
+from fastpref.backends.stage import Stage
 
 BETA = 0.1
 READ, UPDATE, LIMIT = "read", "update", "memory"
@@ -51,6 +52,10 @@ ACCEPTED_RATIOS = {
 }
 
 LogProbs = Callable[[Tensor, Tensor], Tensor]
+"""Token log-probs ``[T]`` of logits and targets."""
+
+Loss = Callable[["Problem", Tensor], Tensor]
+"""DPO of a problem's policy logits."""
 
 
 class Given(torch.autograd.Function):
@@ -66,22 +71,22 @@ class Given(torch.autograd.Function):
 
 
 class IntoBuffer(torch.autograd.Function):
-    """``fastpref.logprobs(...).logps`` by the row primitives, with the gradient written into a buffer that the caller keeps."""
+    """The loss by the stage that ``fastpref.logits_preference_loss`` runs, with the gradient written into a buffer that the caller keeps."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, buffer: Tensor, backend: CpuBackend) -> Tensor:
-        state = RowState.start(logits.shape[0], logits.device, torch.float32)
-        backend.row_stats(logits, targets, state, col0=0, transform=LogitTransform())
-        logps, lse = state.finish(targets)
-        ctx.save_for_backward(logits, targets, lse)
-        ctx.buffer, ctx.backend = buffer, backend
-        return logps
+    def forward(ctx: Any, logits: Tensor, p: Problem, buffer: Tensor, stage: Stage) -> Tensor:
+        absent = dict.fromkeys(("ref_logps", "weights", "number", "divisors"))
+        staged = stage.forward(
+            "sigmoid", [BETA], logits, p.reference, p.targets, p.cu_seqlens, ignore_index=-100,
+            transform=LogitTransform(), data=(), reward_scale=BETA, **absent,
+        )  # fmt: skip
+        ctx.save_for_backward(logits, p.targets, staged.lse, staged.coef)
+        ctx.buffer, ctx.stage = buffer, stage
+        return staged.loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        logits, targets, lse = ctx.saved_tensors
-        coef = grad.contiguous()
-        ctx.backend.row_grad(logits, targets, lse, coef, coef, ctx.buffer, col0=0, transform=LogitTransform())
+        ctx.stage.backward(*ctx.saved_tensors, grad, ctx.buffer, LogitTransform())
         return ctx.buffer, None, None, None
 
 
@@ -91,6 +96,7 @@ class Problem:
     def __init__(self, rows: int, sequences: int, vocab: int, dtype: torch.dtype) -> None:
         generator = torch.Generator().manual_seed(0)
         self.sequences = sequences
+        self.cu_seqlens = torch.arange(0, rows + 1, rows // sequences, dtype=torch.int32)
         self.policy, self.reference = (torch.empty(rows, vocab, dtype=dtype) for _ in range(2))
         for policy, reference in zip(self.policy, self.reference, strict=True):  # no fp32 copy of the whole
             values = torch.randn(vocab, generator=generator) * 2.5
@@ -101,24 +107,29 @@ class Problem:
         self.working = self.policy.clone()
         """The policy's logits that contestants are given; an in-place backward pass overwrites them."""
 
-    def loss(self, logprobs: LogProbs) -> Tensor:
-        """DPO with the reference detached; sums in float32, whatever the token log-probs are in."""
-        policy = logprobs(Given.apply(self.anchor, self.working), self.targets)
-        with torch.no_grad():
-            reference = logprobs(self.reference, self.targets)
-        margins = (policy.float() - reference.float()).view(self.sequences, -1).sum(-1)
-        chosen, rejected = margins.chunk(2)
-        return -F.logsigmoid(BETA * (chosen - rejected)).mean()
-
-    def forward(self, logprobs: LogProbs) -> Callable[[], Tensor]:
+    def forward(self, loss: Loss) -> Callable[[], Tensor]:
         def run() -> Tensor:
             with torch.no_grad():
-                return self.loss(logprobs)
+                return loss(self, Given.apply(self.anchor, self.working))
 
         return run
 
-    def backward(self, logprobs: LogProbs) -> Callable[[], None]:
-        return lambda: self.loss(logprobs).backward()
+    def backward(self, loss: Loss) -> Callable[[], None]:
+        return lambda: loss(self, Given.apply(self.anchor, self.working)).backward()
+
+
+def composed(logprobs: LogProbs) -> Loss:
+    """DPO with the reference detached; sums in float32, whatever the token log-probs are in."""
+
+    def loss(p: Problem, logits: Tensor) -> Tensor:
+        policy = logprobs(logits, p.targets)
+        with torch.no_grad():
+            reference = logprobs(p.reference, p.targets)
+        margins = (policy.float() - reference.float()).view(p.sequences, -1).sum(-1)
+        chosen, rejected = margins.chunk(2)
+        return -F.logsigmoid(BETA * (chosen - rejected)).mean()
+
+    return loss
 
 
 def eager(logits: Tensor, targets: Tensor) -> Tensor:
@@ -146,27 +157,40 @@ def trl_path(sequences: int) -> tuple[LogProbs, str]:
     return logprobs, origin
 
 
-def others(p: Problem, names: list[str]) -> dict[str, LogProbs]:
-    """The other ways from logits to token log-probs, by name."""
+def others(p: Problem, names: list[str]) -> dict[str, Loss]:
+    """The other ways from logits to the loss, by name."""
     forms: dict[str, LogProbs] = {EAGER: eager}
     if p.policy.dtype != torch.float32:
         forms[UPCAST] = upcast
     forms[TRL] = trl_path(p.sequences)[0]
     torch._dynamo.reset()
     forms[COMPILED] = torch.compile(eager)
-    return {name: form for name, form in forms.items() if name in names}
+    return {name: composed(form) for name, form in forms.items() if name in names}
 
 
-def ours(logits: Tensor, targets: Tensor) -> Tensor:
-    return fastpref.logprobs(logits, targets).logps
+def ours(p: Problem, logits: Tensor) -> Tensor:
+    return one_call(p, logits, False)
 
 
-def in_place(logits: Tensor, targets: Tensor) -> Tensor:
-    return fastpref.logprobs(logits, targets, inplace_backward=logits.requires_grad).logps
+def in_place(p: Problem, logits: Tensor) -> Tensor:
+    return one_call(p, logits, logits.requires_grad)
 
 
-def into_buffer(backend: CpuBackend, buffer: Tensor) -> LogProbs:
-    return lambda logits, targets: IntoBuffer.apply(logits, targets, buffer, backend)
+def one_call(p: Problem, logits: Tensor, inplace: bool, backend: str | None = None) -> Tensor:
+    return fastpref.logits_preference_loss(
+        "sigmoid",
+        logits,
+        p.targets,
+        p.cu_seqlens,
+        reference=p.reference,
+        beta=BETA,
+        inplace_backward=inplace,
+        backend=backend,
+    ).loss
+
+
+def into_buffer(stage: Stage, buffer: Tensor) -> Loss:
+    return lambda p, logits: IntoBuffer.apply(logits, p, buffer, stage)
 
 
 def report(task: str, p: Problem, times: Timings, best: str) -> dict[str, Any]:
@@ -208,7 +232,7 @@ def checks(tables: list[dict[str, Any]]) -> list[tuple[str, bool]]:
 
 def measure(p: Problem, names: list[str], repeats: int) -> list[dict[str, Any]]:
     """Both tables of one problem."""
-    backend, native = CpuBackend(), load_native()
+    native = load_native()
     rest = others(p, names)
     read, update = stream_limits(native, p.policy.clone())
     forward = {OURS: p.forward(ours), **{name: p.forward(form) for name, form in rest.items()}, READ: read}
@@ -216,7 +240,7 @@ def measure(p: Problem, names: list[str], repeats: int) -> list[dict[str, Any]]:
     tables = [report("forward", p, times, OURS)]
 
     buffer = torch.zeros_like(p.policy)
-    mine = dict(zip(BACKWARDS, (in_place, into_buffer(backend, buffer), ours), strict=True))
+    mine = dict(zip(BACKWARDS, (in_place, into_buffer(CpuBackend().stage, buffer), ours), strict=True))
     runs = {name: p.backward(form) for name, form in {**mine, **rest}.items()}
     # The limits run right after the in-place form: the logits are restored before them, and no contestant finds these in the cache.
     runs = {BACKWARDS[0]: runs[BACKWARDS[0]], READ: read, UPDATE: update, **runs}

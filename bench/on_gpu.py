@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ import logits_given
 import torch
 from head_contestants import CONTESTANTS, Problem, Result, Scenario
 from head_oracle import Errors, errors, truth
-from measure import Timings, gemm_flops, head_gemms, interleaved, write_json
+from measure import Timings, first_line, gemm_flops, head_gemms, interleaved, write_json
 from torch import Tensor
 
+from fastpref import backends
 from fastpref.work import count_gemm
 
 GEMM = "torch.mm"
 GIVEN = {"fastpref in place": logits_given.in_place, "fastpref": logits_given.ours}
+BACKENDS = ("triton", "cuda")
+"""Each runs in place beside whichever of them is the default."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +168,18 @@ def given(args: argparse.Namespace, device: torch.device, rows: int, vocab: int,
     """One problem from logits; in-place forms overwrite the policy's, which are restored outside the clock."""
     torch._dynamo.reset()
     p = logits_given.Problem(rows, args.sequences, vocab, getattr(torch, dtype))
-    for name in ("policy", "reference", "targets", "working", "anchor"):
+    for name in ("policy", "reference", "targets", "cu_seqlens", "working", "anchor"):
         value = getattr(p, name)
         setattr(p, name, value.detach().to(device).requires_grad_(value.requires_grad))
-    forms = {**GIVEN, **logits_given.others(p, args.given_contestants)}
+    forms, skipped = {**GIVEN}, {}
+    for backend in BACKENDS:
+        try:
+            backends.select(backend, device, p.policy.dtype)
+        except ValueError as error:
+            skipped[f"fastpref {backend}"] = first_line(error)
+        else:
+            forms[f"fastpref {backend}"] = partial(logits_given.one_call, inplace=True, backend=backend)
+    forms |= logits_given.others(p, args.given_contestants)
     runs = {name: p.backward(form) for name, form in forms.items()}
 
     def restore(_: str) -> None:
@@ -186,7 +198,7 @@ def given(args: argparse.Namespace, device: torch.device, rows: int, vocab: int,
     return {
         "problem": f"logits given: T={rows} in {args.sequences}, V={vocab}, {dtype}",
         "rows": [asdict(row) for row in table],
-        "skipped": {},
+        "skipped": skipped,
     }
 
 

@@ -44,7 +44,8 @@ def test_oracle_is_autograd_through_full_logits(scenario):
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
 def test_every_contestant_computes_the_same(scenario):
     p = problem(scenario)
-    names = [name for name in CONTESTANTS if "liger" not in name and name != "trl"]
+    left_out = ("liger", "liger-compiled", "trl", "fastpref-triton", "fastpref-cuda")  # the last two need a GPU
+    names = [name for name in CONTESTANTS if name not in left_out]
     forms, _, skipped = head.runnable(names, p, scenario)
     assert set(skipped) <= {"naive-fp32", "fastpref-d1", "fastpref-d2", "fastpref-d3"}
     for found in head.accuracy(list(forms), p.last_rows(16), scenario).values():

@@ -1,4 +1,4 @@
-// Online log-sum-exp: a sum of exponentials relative to a reference, s = sum exp(z - m), and its two companions.
+// Online log-sum-exp: a sum of exponentials relative to a reference, s = sum exp(z - m), and its two companions, on the CPU and on a GPU.
 // The reference need not be the maximum, only finite and so close to it that s neither overflows nor vanishes.
 #pragma once
 
@@ -15,16 +15,23 @@ struct LogSum {
   double sd = 0;  // sum exp(z - m) (z - m), where it was asked for
 };
 
+// What the three sums become when their reference moves: step = m_before - m, factor = exp(step). A step so far down that factor is 0 may be given as
+// any other that far down, which keeps 0 * -inf away.
+template <typename T>
+FASTPREF_FN void move_reference(T step, T factor, T* s, T* s2, T* sd) {
+  *sd = factor * (*sd + step * *s);
+  *s2 *= factor * factor;
+  *s *= factor;
+}
+
 // The same sums relative to another finite reference.
 FASTPREF_FN void rebase(LogSum* sum, float m) {
   if (sum->s == 0.0) {  // nothing in it: there may be no old reference to come from
     sum->m = m;
     return;
   }
-  const double step = static_cast<double>(sum->m) - m, factor = exp(step);
-  sum->sd = factor * (sum->sd + step * sum->s);
-  sum->s2 *= factor * factor;
-  sum->s *= factor;
+  const double step = static_cast<double>(sum->m) - m;
+  move_reference(step, exp(step), &sum->s, &sum->s2, &sum->sd);
   sum->m = m;
 }
 

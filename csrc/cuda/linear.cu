@@ -2,6 +2,7 @@
 
 #include "launch.h"
 #include "linear_stats.cuh"
+#include "parts.h"
 #include "scale_rows.cuh"
 #include "tile_grad.cuh"
 
@@ -12,8 +13,6 @@ namespace {
 bool aligned_rows(const void* p, int64_t stride, int64_t item) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0 && stride * item % 16 == 0;
 }
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T, LinearStats kStats, bool kVector>
 void launch_stats(const CudaLaunch& where, const LinearStatsArgs& args, OnDevice* device) {

@@ -16,11 +16,10 @@ struct Layout {
 Layout layout_of(const PreferenceArgs& a, const CudaLaunch& where) {
   Layout l = {};
   l.sides = a.ref_logits ? 2 : 1;
-  const Parts parts =
-      parts_of(a.rows * l.sides, a.cols, kForwardThreads * kForwardLoads * (a.dtype == DType::kFloat32 ? 4 : 8),
-               where.multiprocessors);
-  l.parts = parts.count;
-  l.width = parts.width;
+  const int64_t step = int64_t{kForwardThreads} * kForwardLoads * (a.dtype == DType::kFloat32 ? 4 : 8);
+  const Parts parts = parts_of(a.rows * l.sides, ceil_div(a.cols, step), where.multiprocessors);
+  l.parts = static_cast<int>(parts.count);
+  l.width = static_cast<int>(parts.steps * step);
   const int64_t floats = a.rows * l.sides * (2 * l.parts + 1);
   l.counters_at = 4 * (floats + a.sequences);
   l.counters = 2 * int64_t{a.sequences} + 1;

@@ -10,7 +10,7 @@ int cross_threads(DType dtype, int64_t cols) {
 }
 
 RowParts cross_parts(DType dtype, int64_t rows, int64_t cols, int multiprocessors) {
-  return parts_of(rows, cols, dtype, cross_threads(dtype, cols), kCrossLoads, multiprocessors);
+  return row_parts(rows, cols, dtype, cross_threads(dtype, cols), kCrossLoads, multiprocessors);
 }
 
 int64_t kept_bytes(int64_t rows) { return ceil_div(rows * 12, 16) * 16; }

@@ -2,14 +2,12 @@
 #pragma once
 
 #include "launch.h"
+#include "parts.h"
 #include "row_stats.cuh"
 
 namespace fastpref {
 
-constexpr int kBlocksPerMultiprocessor = 2;
 constexpr int64_t kMostColumnBlocks = 65535;  // of grid axis y
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Just enough threads to take a row in one step of `per_thread` elements, at most `most`.
 inline int threads_for(int64_t columns, int64_t per_thread, int most) {
@@ -51,18 +49,11 @@ void for_kind(const Transform& t, bool per_row, With&& with) {
   }
 }
 
-// Into how many parts each row is split. Rows stay whole where every multiprocessor has one, or where the number is 0: not known.
-// Nothing else goes into it, so the same shape on the same kind of device is always summed in the same order.
-inline RowParts parts_of(int64_t rows, int64_t columns, DType dtype, int threads, int loads, int multiprocessors) {
-  const int64_t step = static_cast<int64_t>(threads) * loads;  // vectors
-  const int64_t vectors = columns / (16 / element_size(dtype));
-  const int64_t steps = ceil_div(vectors, step);
-  if (rows >= multiprocessors || steps < 2) return {1, 0, nullptr, nullptr};
-  int64_t wanted = ceil_div(static_cast<int64_t>(kBlocksPerMultiprocessor) * multiprocessors, rows);
-  if (wanted > steps) wanted = steps;
-  if (wanted > kMostParts) wanted = kMostParts;
-  const int64_t width = ceil_div(steps, wanted) * step;
-  return {static_cast<int>(ceil_div(vectors, width)), static_cast<int>(width), nullptr, nullptr};
+// The parts of rows that a block goes over by `threads` times `loads` vectors.
+inline RowParts row_parts(int64_t rows, int64_t columns, DType dtype, int threads, int loads, int multiprocessors) {
+  const int64_t step = static_cast<int64_t>(threads) * loads;
+  const Parts parts = parts_of(rows, ceil_div(columns / (16 / element_size(dtype)), step), multiprocessors);
+  return {static_cast<int>(parts.count), static_cast<int>(parts.steps * step), nullptr, nullptr};
 }
 
 // Counters of rows, then partials, 16-byte aligned.

@@ -10,7 +10,7 @@ int stats_threads(DType dtype, int64_t cols) {
 }
 
 RowParts stats_parts(DType dtype, int64_t rows, int64_t cols, int multiprocessors) {
-  return parts_of(rows, cols, dtype, stats_threads(dtype, cols), kStatsLoads, multiprocessors);
+  return row_parts(rows, cols, dtype, stats_threads(dtype, cols), kStatsLoads, multiprocessors);
 }
 
 template <class T, TransformKind kKind, class R>

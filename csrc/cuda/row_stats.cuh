@@ -13,13 +13,13 @@
 #pragma once
 
 #include "../core/rows.h"
+#include "parts.h"
 #include "row_sweep.cuh"
 
 namespace fastpref {
 
 constexpr int kRowThreads = 256;  // of a block; fewer where a row is short
 constexpr int kStatsLoads = 4;
-constexpr int kMostParts = 32;  // one per lane of the smallest block
 
 // How rows are split: part p begins at vector p * `vectors` of its row.
 struct RowParts {

@@ -14,6 +14,7 @@
 // Limits  blocks of whole warps, at most 1024 threads; columns < 2^31
 #pragma once
 
+#include "../core/log_sum.h"
 #include "transformed.cuh"
 
 namespace fastpref {
@@ -43,10 +44,11 @@ FASTPREF_DEVICE void clear(Everything* r) { *r = {kLowest, 0.0f, 0.0f, 0.0f, 0.0
 // The same relative to a reference that is at least its own and at least kLowest.
 FASTPREF_DEVICE Running at_reference(const Running& r, float m) { return {m, r.s * exp2_fast((r.m - m) * kLog2E)}; }
 
-FASTPREF_DEVICE Everything at_reference(const Everything& r, float m) {
+FASTPREF_DEVICE Everything at_reference(Everything r, float m) {
   const float step = r.m - m;
-  const float decay = exp2_fast(step * kLog2E);
-  return {m, r.s * decay, r.s2 * (decay * decay), decay * (r.sd + r.s * fmaxf(step, kFar)), r.total, r.top, r.argmax};
+  move_reference(fmaxf(step, kFar), exp2_fast(step * kLog2E), &r.s, &r.s2, &r.sd);
+  r.m = m;
+  return r;
 }
 
 // Of both, which have the same reference.
