@@ -38,7 +38,8 @@ const CudaApi& cuda_api() {
 
 void require_success(const CudaStatus& status) {
   if (status.code == 0) return;
-  if (status.code == 35 || status.code == 100) {  // cudaErrorInsufficientDriver, which is also that of no driver, and cudaErrorNoDevice
+  // cudaErrorInsufficientDriver, which is also what is said where there is no driver, and cudaErrorNoDevice.
+  if (status.code == 35 || status.code == 100) {
     throw std::runtime_error(std::string("the CUDA kernels need an NVIDIA GPU and a driver for it; ") + status.kernel +
                              " failed: " + status.name + ": " + status.text);
   }

@@ -174,6 +174,39 @@ def test_a_named_backend_is_refused_with_the_reason() -> None:
             backends.select("cuda", torch.device("cpu"), torch.float32)
 
 
+CALLS = """
+import torch
+from fastpref.backends import LogitTransform, RowState
+from fastpref.backends.cuda import CudaBackend
+
+backend = CudaBackend()
+backend.where = lambda tensor: {"device": 0, "stream": 0, "multiprocessors": 1}
+logits, targets, zeros = torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64), torch.zeros(2)
+options = {"col0": 0, "transform": LogitTransform()}
+for call in (
+    lambda: backend.row_stats(logits, targets, RowState.start(2, logits.device, torch.float32), **options),
+    lambda: backend.row_grad(logits, targets, zeros, zeros, zeros, logits, **options),
+):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+@needs_library
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_a_call_of_the_library_without_a_gpu_says_so() -> None:
+    clean = {k: v for k, v in os.environ.items() if k != "FASTPREF_CUDA_LIBRARY"}
+    run = subprocess.run([sys.executable, "-c", CALLS], env=clean, capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith(
+            "the CUDA kernels need an NVIDIA GPU and a driver for it; the choice of the device failed: cudaError"
+        )
+
+
 PROBE = r"""
 #include "cuda/launch.h"
 namespace fastpref {

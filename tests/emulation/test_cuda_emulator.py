@@ -54,7 +54,7 @@ FINDS = [
     ("uninitialised_shared", "address", 0, WRONG, "nan"),
     ("misaligned", "plain", 0, FOUND, "misaligned access of 16 bytes"),
     ("divergent_barrier", "plain", 0, FOUND, "the threads part: 127 at __syncthreads, 1 ended"),
-    ("wrong_mask", "plain", 0, FOUND, "__shfl_xor_sync: the calling lane is not in its mask"),
+    ("wrong_mask", "plain", 0, FOUND, "__shfl_xor_sync: the source lane is not in the mask"),
     ("partial_shuffle", "plain", 0, FOUND, "meet in different operations"),
     ("shuffle_as_barrier", "thread", 0, FOUND_BY_SANITIZER, "data race"),
     ("no_wait", "plain", 0, WRONG, "nan"),
