@@ -39,7 +39,9 @@ RULES: list[Rule] = [
     Rule(r"linear_stats_kernel<.*, true>", streams=True, tensor_cores=True, dynamic_shared=4 * 24 * 1024),
     Rule(r"linear_stats_kernel<.*, false>", tensor_cores=True, dynamic_shared=4 * 24 * 1024),
     Rule(r"merge_parts_kernel<.*>"),
-    Rule(r"tile_grad_kernel<.*, true>", streams=True),
+    # 8 bytes on sm_120 alone, to have four blocks resident; more than what was kept is a complaint all the same.
+    Rule(r"tile_grad_kernel<\w+, GradSource::kExponentials, true>", streams=True, writes=True, may_spill=True),
+    Rule(r"tile_grad_kernel<.*, true>", streams=True, writes=True),
     Rule(r"tile_grad_kernel<.*, false>"),
     Rule(r"scale_rows_kernel<.*, true>", streams=True, writes=True),
     Rule(r"scale_rows_kernel<.*, false>"),
