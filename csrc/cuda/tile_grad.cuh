@@ -49,7 +49,7 @@ FASTPREF_DEVICE int grad_column(int lane, int k) {
 }
 
 template <class T, GradSource kSource, bool kVector>
-FASTPREF_KERNEL(kGradThreads, 4)
+FASTPREF_KERNEL(kGradThreads, 3)
 void tile_grad_kernel(TileGradArgs args) {
   FASTPREF_SHARED(float, sums, kGradWarps* kGradColumns);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
