@@ -362,7 +362,7 @@ def test_parts_of_rows_read_each_logit_once_too(backend, dtype):
     state = RowState.start(len(targets), x.device, F32)
     backend.multiprocessors = MANY
     size = backend._native.cuda_row_stats_workspace(
-        dtype=backend._dtypes[dtype], rows=len(targets), cols=9001, more=False, multiprocessors=MANY
+        dtype=backend.dtypes[dtype], rows=len(targets), cols=9001, more=False, multiprocessors=MANY
     )
     workspace = torch.zeros(size, dtype=torch.uint8)
     with pytest.MonkeyPatch.context() as patch:
@@ -425,7 +425,7 @@ def test_statistics_of_a_divergence_read_both_twice_and_the_targets_once_more(ba
     state = KlState.start(len(targets), x.device, F32)
     workspace = torch.zeros(
         backend._native.cuda_row_kl_stats_workspace(
-            dtype=backend._dtypes[dtype], rows=len(targets), cols=1003, multiprocessors=0
+            dtype=backend.dtypes[dtype], rows=len(targets), cols=1003, multiprocessors=0
         ),
         dtype=torch.uint8,
     )
