@@ -90,12 +90,20 @@ def test_statistics(head, name) -> None:
 
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 @pytest.mark.parametrize(
-    "shape", [(1, 8, 1), (64, 96, 256), (33, 40, 300), (65, 72, 257), (7, 104, 31), (5, 32, 1003)], ids=str
+    "shape",
+    [(1, 8, 1), (2, 16, 7), (64, 96, 256), (33, 40, 300), (65, 72, 257), (7, 104, 31), (3, 24, 1000), (5, 32, 1003)],
+    ids=str,
 )
 def test_rows_that_are_copied_by_16_bytes(head, shape, dtype) -> None:
     rows, width, vocab = shape
     case = aligned(Case(rows=rows, width=width, vocab=vocab, dtypes=(dtype, dtype)))
     assert_statistics(case, run_stats(head, case, STATISTICS))
+    assert_statistics(case, run_stats(head, case), ())
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+def test_vocabulary_of_32768(head, dtype) -> None:
+    case = aligned(Case(rows=2, width=8, vocab=32768, dtypes=(dtype, dtype)))
     assert_statistics(case, run_stats(head, case), ())
 
 
