@@ -219,7 +219,8 @@ def find_nvcc() -> str:
 def cuda_architectures(nvcc: str) -> list[str]:
     """Compute capabilities to compile for, such as ``90``: those asked for, else those of ours that this nvcc has; ascending."""
     result = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False)
-    known = re.findall(r"\bsm_(\w+)", result.stdout)
+    # Older GPUs lack what the kernels use: asynchronous copies, and matrices of bfloat16.
+    known = [name for name in re.findall(r"\bsm_(\w+)", result.stdout) if int(re.match(r"\d+", name)[0]) >= 80]
     if result.returncode != 0 or not known:
         raise BuildFailed(f"{nvcc} --list-gpu-code failed: a CUDA toolkit of version 11.8 or newer is needed")
     if asked := re.findall(r"[^\s;,]+", os.environ.get("FASTPREF_CUDA_ARCHITECTURES", "")):

@@ -27,21 +27,17 @@ void bind_cuda_rows(py::module_& m) {
       },
       "row_stats on a GPU; optional bias [cols] is added to the logits.", device, stream, multiprocessors, workspace,
       py::arg("bias") = 0, py::arg("bias_dtype") = 0);
-  def_row_grad<int, uintptr_t, int, std::optional<int>, uintptr_t, uintptr_t, int>(
+  def_row_grad<int, uintptr_t, int, std::optional<int>, uintptr_t, int>(
       m, "cuda_row_grad",
       [](RowGradArgs a, int device_, uintptr_t stream_, int multiprocessors_, std::optional<int> out_dtype,
-         uintptr_t gain, uintptr_t bias, int bias_dtype) {
+         uintptr_t bias, int bias_dtype) {
         if (out_dtype) a.out_dtype = static_cast<DType>(*out_dtype);
-        a.gain = at<const float>(gain);
         a.bias = at<const void>(bias);
         a.bias_dtype = static_cast<DType>(bias_dtype);
         require_success(cuda_api().rows->row_grad(a, launch_of(device_, stream_, multiprocessors_)));
       },
-      "row_grad on a GPU; optional out_dtype other than that of fp32 logits, gain [1] on both coefficients, bias "
-      "[cols] "
-      "added to the logits.",
-      device, stream, multiprocessors, py::arg("out_dtype") = py::none(), py::arg("gain") = 0, py::arg("bias") = 0,
-      py::arg("bias_dtype") = 0);
+      "row_grad on a GPU; optional out_dtype other than that of fp32 logits, bias [cols] added to the logits.", device,
+      stream, multiprocessors, py::arg("out_dtype") = py::none(), py::arg("bias") = 0, py::arg("bias_dtype") = 0);
   def_row_kl_stats<int, uintptr_t, int, uintptr_t>(
       m, "cuda_row_kl_stats",
       [](const RowKlStatsArgs& a, int device_, uintptr_t stream_, int multiprocessors_, uintptr_t workspace_) {

@@ -65,8 +65,8 @@ void def_row_grad(pybind11::module_& m, const char* name, Run run, const char* t
       name,
       [run](int dtype, uintptr_t logits, int64_t logits_stride, int64_t rows, int64_t cols, int64_t col0,
             uintptr_t targets, uintptr_t inv_temperature, double logit_scale, std::optional<double> softcap,
-            double temperature, uintptr_t lse, uintptr_t onehot_coef, uintptr_t softmax_coef, uintptr_t out,
-            int64_t out_stride, Where... values) {
+            double temperature, uintptr_t lse, uintptr_t onehot_coef, uintptr_t softmax_coef, uintptr_t gain,
+            uintptr_t out, int64_t out_stride, Where... values) {
         RowGradArgs a = {};
         a.dtype = a.out_dtype = static_cast<DType>(dtype);
         a.rows = rows;
@@ -79,6 +79,7 @@ void def_row_grad(pybind11::module_& m, const char* name, Run run, const char* t
         a.lse = at<const float>(lse);
         a.onehot_coef = at<const float>(onehot_coef);
         a.softmax_coef = at<const float>(softmax_coef);
+        a.gain = at<const float>(gain);
         a.out = at<void>(out);
         a.out_stride = out_stride;
         a.transform = transform_of(logit_scale, softcap, temperature);
@@ -87,7 +88,7 @@ void def_row_grad(pybind11::module_& m, const char* name, Run run, const char* t
       pybind11::call_guard<pybind11::gil_scoped_release>(), pybind11::kw_only(), arg("dtype"), arg("logits"),
       arg("logits_stride"), arg("rows"), arg("cols"), arg("col0"), arg("targets"), arg("inv_temperature"),
       arg("logit_scale"), arg("softcap"), arg("temperature"), arg("lse"), arg("onehot_coef"), arg("softmax_coef"),
-      arg("out"), arg("out_stride"), where..., text);
+      arg("gain"), arg("out"), arg("out_stride"), where..., text);
 }
 
 template <class... Where, class Run, class... Names>

@@ -38,10 +38,10 @@ def require_floating(name: str, tensor: Tensor) -> None:
 
 def require_shape(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
     """The dimensions of ``shape``; a string stands for any size and names it in the message."""
-    wanted = ", ".join(str(s) for s in shape)
     if tensor.dim() != len(shape) or any(
-        isinstance(s, int) and s != n for s, n in zip(shape, tensor.shape, strict=True)
+        not isinstance(s, str) and s != n for s, n in zip(shape, tensor.shape, strict=True)
     ):
+        wanted = ", ".join(str(s) for s in shape)  # only here: torch.compile cannot print a size that it does not know
         raise ValueError(f"{name}: expected shape [{wanted}], found {list(tensor.shape)}")
 
 

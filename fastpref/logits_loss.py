@@ -7,7 +7,7 @@ three, where the objective is one of its own (``triton``). Everything else is co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -42,7 +42,7 @@ from .divergence import TokenKL, token_kl
 from .objectives.base import Objective, PairwiseObjective, reward_metrics
 from .objectives.batch import SequenceBatch
 from .preference import KL_DIRECTIONS, PreferenceOutput, checked_call, masked_reference, preference_loss
-from .staged_loss import LateMetrics, Staging, run_staged, stage_of, staged_data, staging
+from .staged_loss import LateMetrics, StagedLoss, Staging, run_staged, stage_of, staged_data, staging
 from .token_logprobs import TokenLogProbs, logprobs, make_transform, refuse_leaf
 
 
@@ -142,7 +142,7 @@ def logits_preference_loss(
     # torch.compile takes the formula from PyTorch's operators, which it fuses: it cannot trace how a head is found.
     plan = None if stage is None or compiling() else staging(chosen, stage, given, token_weights is not None)
     if plan is not None and (near is None or near.dtype == logits.dtype):
-        rows = _Rows(chosen, targets, cu_seqlens, ignore_index, token_weights, given)
+        rows = _Rows(chosen, targets, cu_seqlens, ignore_index, token_weights, given, known)
         found = _staged(plan, rows, logits, near, known, temperature, inplace_backward, **options)
         if found is not None:
             return found
@@ -155,6 +155,10 @@ def logits_preference_loss(
         if near is None:
             raise ValueError(
                 f"reference: {chosen.name} needs the distribution over the vocabulary; expected logits [T, V], found log-probs"
+            )
+        if near.dtype != logits.dtype:
+            raise TypeError(
+                f"reference: {chosen.name} needs both distributions at once; expected dtype {logits.dtype} like logits, found {near.dtype}"
             )
         way = next(KL_DIRECTIONS[v] for v in chosen.traits.vocabulary if v in KL_DIRECTIONS)
         policy: TokenLogProbs | TokenKL = token_kl(
@@ -209,6 +213,8 @@ class _Rows:
     ignore_index: int
     token_weights: Tensor | None
     given: dict[str, Tensor]
+    reference: Tensor | None = None
+    """Log-probs that were precomputed, as the caller has them."""
 
     def __post_init__(self) -> None:
         self._versions = self._found_versions()
@@ -218,10 +224,13 @@ class _Rows:
             "targets": self.targets,
             "cu_seqlens": self.cu_seqlens,
             "token_weights": self.token_weights,
+            "reference": self.reference,
             **self.given,
         }
         return {
-            name: tensor._version for name, tensor in named.items() if tensor is not None and not tensor.is_inference()
+            name: tensor._version
+            for name, tensor in named.items()
+            if isinstance(tensor, Tensor) and not tensor.is_inference()
         }
 
     def check_unchanged(self) -> None:
@@ -229,9 +238,7 @@ class _Rows:
         found = self._found_versions()
         changed = [name for name, version in self._versions.items() if found[name] != version]
         if changed:
-            raise RuntimeError(
-                f"metrics: {', '.join(changed)} changed in place since the call; read the metrics before, or give the call a copy"
-            )
+            raise _changed_since(changed)
 
     @cached_property
     def call(self) -> Call:
@@ -307,7 +314,7 @@ def _staged(
     reference = known if near is None else found.ref_logps
     if type(chosen).metrics is PairwiseObjective.metrics and found.rewards.numel():
         compute: Callable[[], Mapping[str, Tensor]] = partial(
-            reward_metrics, found.rewards, found.sums[0], found.margins
+            _reward_metrics, found, 0 if found.sums.is_inference() else found.sums._version
         )
     else:
         compute = partial(_metrics, rows, found.logps, reference)
@@ -319,6 +326,19 @@ def _staged(
         ref_logps=None if reference is None else found.sums[1],
         state={},
     )
+
+
+def _changed_since(names: Sequence[str]) -> RuntimeError:
+    return RuntimeError(
+        f"metrics: {', '.join(names)} changed in place since the call; read the metrics before, or give the call a copy"
+    )
+
+
+def _reward_metrics(found: StagedLoss, version: int) -> Mapping[str, Tensor]:
+    """Those of pairs, from what the stage left; ``version`` is that of its sums then, which the output shows as ``logps``."""
+    if not found.sums.is_inference() and found.sums._version != version:
+        raise _changed_since(["logps"])
+    return reward_metrics(found.rewards, found.sums[0], found.margins)
 
 
 def _metrics(rows: _Rows, logps: Tensor, reference: Tensor | None) -> Mapping[str, Tensor]:

@@ -22,6 +22,7 @@ runs in between, also where the budget is the default one.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
@@ -366,6 +367,10 @@ def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str
         raise ValueError(f"plan: expected one of {', '.join(map(repr, DESIGNS))}, found {design!r}")
     if compiling():  # torch.compile takes plain values and classes for constants, but not a HeadProblem or costs
         plain = {name: getattr(problem, name) for name in _PROBLEM_FIELDS}
+        for (
+            name
+        ) in _SIZE_FIELDS:  # a size that torch.compile keeps open becomes the one at hand: another compiles again
+            plain[name] = operator.index(plain[name])
         for name in _COSTS_FIELDS:
             costs = plain[name]
             plain[name] = None if costs is None else (type(costs), tuple(costs))
@@ -375,6 +380,7 @@ def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str
 
 _PROBLEM_FIELDS = tuple(field.name for field in fields(HeadProblem))
 _COSTS_FIELDS = ("tiles", "reference_tiles")
+_SIZE_FIELDS = tuple(field.name for field in fields(HeadProblem) if field.type == "int")
 
 
 @constant

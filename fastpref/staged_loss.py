@@ -75,7 +75,10 @@ def staging(objective: Objective, stage: Stage, given: Mapping[str, Tensor], wei
     head = stage.heads[name]
     if any(data not in given and data not in _ABSENT for data in head.data):
         return None
-    if any(given[data].requires_grad for data in head.data if data in given):  # a head has no derivative for them
+    known = [given[data] for data in head.data if data in given]
+    if not all(isinstance(value, Tensor) for value in known):  # refused with its name where the formula is composed
+        return None
+    if any(value.requires_grad for value in known):  # a head has no derivative for them
         return None
     if head.kind != "token" and "num_items_in_batch" in given:
         return None
@@ -317,3 +320,7 @@ class LateMetrics(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return repr(self._values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or a pickle has the numbers, not the way to them."""
+        return dict, (self._values(),)

@@ -61,6 +61,19 @@ def test_a_compiled_call_gives_the_numbers_of_the_plain_one(form):
         torch.testing.assert_close(got, plain, rtol=1e-6, atol=1e-7)  # D1 and D3 round in another order than D0
 
 
+def test_another_number_of_rows_compiles_again():
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x, t: fastpref.logprobs(x * 1.0, t).logps.sum(), fullgraph=True, backend="aot_eager"
+    )
+    whole = torch.compile(lambda p: linear(p).logps.sum(), fullgraph=True, backend="aot_eager")
+    for rows in (10, 12, 17):
+        x, t = torch.randn(rows, 37), torch.arange(rows)
+        assert torch.equal(compiled(x, t), fastpref.logprobs(x, t).logps.sum())
+        p = oracle.make_problem(torch.float32, [rows, 5], hidden=8, vocab=50, bias=True)
+        torch.testing.assert_close(whole(p), linear(p).logps.sum(), rtol=1e-6, atol=0)
+
+
 def test_the_compiler_is_not_imported_for_those_who_do_not_compile():
     code = "import sys, fastpref; fastpref.linear_preference_loss; sys.exit('torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

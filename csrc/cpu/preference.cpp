@@ -66,7 +66,7 @@ struct Bounds {
 
 Bounds rows_of(const PreferenceArgs& a, int64_t k) {
   const int64_t begin = a.cu_seqlens[k], end = a.cu_seqlens[k + 1];
-  return {begin < 0 ? 0 : begin, end > a.rows ? a.rows : end};
+  return {begin < 0 ? 0 : begin, end > a.rows ? a.rows : end};  // a begin beyond the rows has none
 }
 
 double weight_of(const PreferenceArgs& a, int64_t t) { return a.weights.values ? number_at(a.weights, t) : 1.0; }

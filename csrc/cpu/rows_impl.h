@@ -385,7 +385,12 @@ template <class T, class Z, bool kStream>
 static void grad_row(const RowGradArgs& a, int64_t r) {
   const T* x = static_cast<const T*>(a.logits) + r * a.logits_stride;
   T* out = static_cast<T*>(a.out) + r * a.out_stride;
-  const float onehot_coef = a.onehot_coef[r], softmax_coef = a.softmax_coef[r], lse = a.lse[r];
+  float onehot_coef = a.onehot_coef[r], softmax_coef = a.softmax_coef[r];
+  const float lse = a.lse[r];
+  if (a.gain) {  // infinite or NaN, it leaves a silent row silent
+    if (onehot_coef != 0.0f) onehot_coef *= *a.gain;
+    if (softmax_coef != 0.0f) softmax_coef *= *a.gain;
+  }
   if (a.targets[r] < 0 || (onehot_coef == 0.0f && softmax_coef == 0.0f)) {
     memset(out, 0, a.cols * sizeof(T));
     return;

@@ -48,6 +48,13 @@ FASTPREF_DEVICE int thread_again() {
   return thread;
 }
 
+// blockDim.x, likewise.
+FASTPREF_DEVICE int threads_again() {
+  int threads;
+  asm volatile("mov.u32 %0, %%ntid.x;" : "=r"(threads));
+  return threads;
+}
+
 // --- global memory ----------------------------------------------------------------------------------------------------
 
 template <class T>

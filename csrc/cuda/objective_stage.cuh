@@ -29,7 +29,7 @@ struct PreferencePlan {
   PreferenceArgs args;
   PreferenceWorkspace at;
   TransformKind transform;
-  int32_t parts, width;  // columns of a part: whole vectors
+  int32_t parts, vectors;  // as in RowParts
 };
 
 FASTPREF_DEVICE double load_number(const Numbers& numbers, int64_t i) {
@@ -49,20 +49,6 @@ FASTPREF_DEVICE double load_number(const Numbers& numbers, int64_t i) {
     default:
       return static_cast<double>(load(static_cast<const int64_t*>(numbers.values) + i));
   }
-}
-
-// Of all threads, in a fixed order; every thread gets it.
-template <int kThreads>
-FASTPREF_DEVICE double block_sum(double x) {
-  FASTPREF_SHARED(double, warps, kThreads / kWarp);
-#pragma unroll
-  for (int i = kWarp / 2; i > 0; i /= 2) x += __shfl_xor_sync(kAllLanes, x, i);
-  __syncthreads();  // of an earlier sum
-  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  double sum = 0.0;
-  for (int i = 0; i < kThreads / kWarp; ++i) sum += warps[i];
-  return sum;
 }
 
 struct TokenStatistics {
@@ -88,7 +74,7 @@ struct Rows {
 FASTPREF_DEVICE Rows rows_of(const PreferenceArgs& a, int k) {
   const int32_t begin = load(a.cu_seqlens + k), end = load(a.cu_seqlens + k + 1);
   const int32_t rows = static_cast<int32_t>(a.rows);
-  return {begin < 0 ? 0 : begin, end > rows ? rows : end};
+  return {begin < 0 ? 0 : begin > rows ? rows : begin, end < 0 ? 0 : end > rows ? rows : end};
 }
 
 // The reference's log-prob of an active row, 0 where it is not known by token.
@@ -108,10 +94,9 @@ FASTPREF_DEVICE double weight_of(const PreferenceArgs& a, int64_t t) {
 }
 
 // The coefficient of every row of sequence k, whose own is `coef`.
-template <int kThreads>
 FASTPREF_DEVICE void spread(const PreferenceArgs& a, int k, double coef) {
   const Rows rows = rows_of(a, k);
-  for (int32_t t = rows.begin + static_cast<int32_t>(threadIdx.x); t < rows.end; t += kThreads) {
+  for (int32_t t = rows.begin + static_cast<int32_t>(threadIdx.x); t < rows.end; t += threads_again()) {
     const bool active = load(a.targets + t) != a.ignored;
     store(a.coef + t, active ? static_cast<float>(coef * weight_of(a, t)) : 0.0f);
   }
@@ -124,14 +109,14 @@ FASTPREF_DEVICE double datum(const PreferenceArgs& a, int i, int64_t at, double 
 }
 
 // What all blocks of a call do with the last of the rows of sequence k. True: the sequence's item is complete.
-template <HeadKind kKind, int kThreads>
+template <HeadKind kKind>
 FASTPREF_DEVICE void finish_rows(const PreferencePlan& p, int k) {
   const PreferenceArgs& a = p.args;
   const Rows rows = rows_of(a, k);
   const double divisor = kKind == HeadKind::kToken ? load_number(a.divisors, k) : 1.0;
   const double share = 1.0 / (divisor * a.sequences);
   double policy_sum = 0.0, reference_sum = 0.0, count = 0.0, loss_sum = 0.0;
-  for (int32_t t = rows.begin + static_cast<int32_t>(threadIdx.x); t < rows.end; t += kThreads) {
+  for (int32_t t = rows.begin + static_cast<int32_t>(threadIdx.x); t < rows.end; t += threads_again()) {
     const bool active = load(a.targets + t) != a.ignored;
     TokenStatistics policy = {0.0f, 0.0f};
     double reference = 0.0, coef = 0.0;
@@ -159,10 +144,10 @@ FASTPREF_DEVICE void finish_rows(const PreferencePlan& p, int k) {
     if (a.ref_logps) store(a.ref_logps + t, static_cast<float>(reference));
     if constexpr (kKind == HeadKind::kToken) store(a.coef + t, static_cast<float>(coef));
   }
-  policy_sum = block_sum<kThreads>(policy_sum);
-  reference_sum = block_sum<kThreads>(reference_sum);
-  count = block_sum<kThreads>(count);
-  if constexpr (kKind == HeadKind::kToken) loss_sum = block_sum<kThreads>(loss_sum);
+  policy_sum = block_sum(policy_sum);
+  reference_sum = block_sum(reference_sum);
+  count = block_sum(count);
+  if constexpr (kKind == HeadKind::kToken) loss_sum = block_sum(loss_sum);
   if (threadIdx.x == 0) {
     if (a.reference_form == ReferenceForm::kSequences) reference_sum = load_number(a.reference, k);
     store(a.sums + k, policy_sum);
@@ -188,7 +173,7 @@ FASTPREF_DEVICE void gather(const PreferencePlan& p, int k, double* in, int step
 }
 
 // The head of an item of one or two sequences, and the coefficients of their rows.
-template <HeadKind kKind, int kThreads>
+template <HeadKind kKind>
 FASTPREF_DEVICE void finish_item(const PreferencePlan& p, int item) {
   static_assert(kKind != HeadKind::kToken);
   constexpr int kSides = kKind == HeadKind::kPair ? 2 : 1, kData = kDataOf<kKind>;
@@ -219,25 +204,25 @@ FASTPREF_DEVICE void finish_item(const PreferencePlan& p, int item) {
   }
   __syncthreads();
 #pragma unroll
-  for (int side = 0; side < kSides; ++side) spread<kThreads>(a, which[0] + side * items, out[1 + side] / items);
+  for (int side = 0; side < kSides; ++side) spread(a, which[0] + side * items, out[1 + side] / items);
 }
 
 // After the last row of sequence k.
-template <HeadKind kKind, int kThreads>
+template <HeadKind kKind>
 FASTPREF_DEVICE void finish_sequence(const PreferencePlan& p, int k) {
   const PreferenceArgs& a = p.args;
   const int items = items_of<kKind>(a);
-  finish_rows<kKind, kThreads>(p, k);
+  finish_rows<kKind>(p, k);
   if constexpr (kKind == HeadKind::kPair) {
     if (!arrives_last(p.at.counters + a.sequences + k % items, 2)) return;
   } else {
     __syncthreads();  // the sums, which thread 0 stored
   }
-  if constexpr (kKind != HeadKind::kToken) finish_item<kKind, kThreads>(p, k % items);
+  if constexpr (kKind != HeadKind::kToken) finish_item<kKind>(p, k % items);
   if (!arrives_last(p.at.counters + 2 * a.sequences, static_cast<uint32_t>(items))) return;
   double sum = 0.0;
-  for (int i = static_cast<int>(threadIdx.x); i < items; i += kThreads) sum += load_from_others(a.losses + i);
-  sum = block_sum<kThreads>(sum);
+  for (int i = static_cast<int>(threadIdx.x); i < items; i += threads_again()) sum += load_from_others(a.losses + i);
+  sum = block_sum(sum);
   if (threadIdx.x == 0) store(a.loss, static_cast<float>(sum / items));
 }
 

@@ -1,25 +1,23 @@
 #include "preference.h"
 
 #include "launch.h"
-#include "parts.h"
 #include "preference_forward.cuh"
+#include "row_launch.cuh"
 
 namespace fastpref {
 namespace {
 
 struct Layout {
-  int parts, width, sides;
+  int parts, vectors, sides;
   int64_t bytes, counters_at, counters;
 };
 
-// Rows are whole where there are more than multiprocessors; fewer are split, so that every multiprocessor has about two blocks.
 Layout layout_of(const PreferenceArgs& a, const CudaLaunch& where) {
   Layout l = {};
   l.sides = a.ref_logits ? 2 : 1;
-  const int64_t step = int64_t{kForwardThreads} * kForwardLoads * (a.dtype == DType::kFloat32 ? 4 : 8);
-  const Parts parts = parts_of(a.rows * l.sides, ceil_div(a.cols, step), where.multiprocessors);
-  l.parts = static_cast<int>(parts.count);
-  l.width = static_cast<int>(parts.steps * step);
+  const RowParts parts = stats_parts(a.dtype, a.rows, a.cols, where.multiprocessors);
+  l.parts = parts.count;
+  l.vectors = parts.vectors;
   const int64_t floats = a.rows * l.sides * (2 * l.parts + 1);
   l.counters_at = 4 * (floats + a.sequences);
   l.counters = 2 * int64_t{a.sequences} + 1;
@@ -33,7 +31,7 @@ CudaStatus forward(const PreferenceArgs& a, const CudaLaunch& where) {
   OnDevice device(where);
   if (!device.ok()) return device.status();
   const Layout l = layout_of(a, where);
-  PreferencePlan plan = {a, {}, kind_of(a.transform, a.inv_temperature != nullptr), l.parts, l.width};
+  PreferencePlan plan = {a, {}, kind_of(a.transform, a.inv_temperature != nullptr), l.parts, l.vectors};
   float* floats = static_cast<float*>(a.workspace);
   const int64_t partials = a.rows * l.sides * l.parts;
   plan.at.m = floats;
@@ -48,15 +46,16 @@ CudaStatus forward(const PreferenceArgs& a, const CudaLaunch& where) {
   // Without rows one block looks after the empty sequences.
   const dim3 grid(static_cast<unsigned>(a.rows > 0 ? a.rows : 1), static_cast<unsigned>(l.parts),
                   static_cast<unsigned>(l.sides));
+  const unsigned threads = static_cast<unsigned>(stats_threads(a.dtype, a.cols));
   switch (kHeadKinds[a.head]) {
     case HeadKind::kPair:
-      FASTPREF_LAUNCH(preference_forward<HeadKind::kPair>, grid, kForwardThreads, 0, where.stream, plan);
+      FASTPREF_LAUNCH(preference_forward<HeadKind::kPair>, grid, threads, 0, where.stream, plan);
       break;
     case HeadKind::kSequence:
-      FASTPREF_LAUNCH(preference_forward<HeadKind::kSequence>, grid, kForwardThreads, 0, where.stream, plan);
+      FASTPREF_LAUNCH(preference_forward<HeadKind::kSequence>, grid, threads, 0, where.stream, plan);
       break;
     default:
-      FASTPREF_LAUNCH(preference_forward<HeadKind::kToken>, grid, kForwardThreads, 0, where.stream, plan);
+      FASTPREF_LAUNCH(preference_forward<HeadKind::kToken>, grid, threads, 0, where.stream, plan);
   }
   device.launched("preference_forward");
   return device.status();

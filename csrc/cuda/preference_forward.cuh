@@ -8,7 +8,7 @@
 // Values    as row_stats: z is the transformed logit, float32 after the load. Policy and reference rows of the same numbers give the same bits: where their
 //           addresses are aligned alike both are swept from the first aligned element on, elsewhere both from their first, the one that is not aligned by
 //           single elements
-// Grid      one block for each row, part of a row (few rows, see parts_of) and side. A block sweeps, reduces and stores its partials; whoever is last of
+// Grid      one block for each row, part of a row and side, as many threads and parts as row_stats has for these rows: the sums have its bits. A block sweeps, reduces and stores its partials; whoever is last of
 //           its sequence goes on to objective_stage.cuh. No block waits for another
 // Limits    T < 2^31, V < 2^31, K < 2^30
 //
@@ -17,12 +17,14 @@
 #pragma once
 
 #include "objective_stage.cuh"
+#include "row_stats.cuh"
 
 namespace fastpref {
 
-constexpr int kForwardThreads = 256;
+constexpr int kForwardThreads = kRowThreads;
+template <HeadKind kKind>
 constexpr int kForwardBlocks = 3;
-constexpr int kForwardLoads = 4;
+constexpr int kForwardLoads = kStatsLoads;
 
 struct Swept {
   Running running;
@@ -37,23 +39,20 @@ FASTPREF_DEVICE Swept sweep_row(const PreferencePlan& p, int64_t row, int64_t ta
   const T* policy = static_cast<const T*>(a.logits) + row * a.logits_stride;
   const T* reference = static_cast<const T*>(a.ref_logits) + row * a.ref_logits_stride;
   const T* x = blockIdx.z ? reference : policy;
-  const int own = elements_to_alignment(x);
-  const bool alike = !a.ref_logits || elements_to_alignment(policy) == elements_to_alignment(reference);
-  const int columns = static_cast<int>(a.cols), shift = alike ? own : 0;
+  const int shift = common_shift(x, a.ref_logits ? blockIdx.z ? policy : reference : nullptr);
+  const int columns = static_cast<int>(a.cols), width = p.vectors * kPerVector<T>;
   const Transform t = a.inv_temperature ? scaled_by(a.transform, load(a.inv_temperature + row)) : a.transform;
 
   Swept found = {{kLowest, 0.0f}, NAN};
   if (part == 0 && threadIdx.x == 0 && target >= 0 && target < columns) {
     found.zt = transformed<kTransform>(t, load_float(x + target));
   }
-  const int64_t begin = part ? shift + static_cast<int64_t>(part) * p.width : 0;
-  const int64_t end = part + 1 < p.parts ? shift + static_cast<int64_t>(part + 1) * p.width : columns;
-  const int last = static_cast<int>(end < columns ? end : columns);
-  if (begin >= last) return found;
-  if (own == shift) {
-    sweep<kTransform, kForwardLoads, true>(&found.running, x, static_cast<int>(begin), last, shift, t);
+  const int begin = part ? shift + part * width : 0;
+  const int end = part + 1 < p.parts ? shift + (part + 1) * width : columns;
+  if (shift == elements_to_alignment(x)) {
+    sweep<kTransform, kForwardLoads, true>(&found.running, x, begin, end, shift, t);
   } else {
-    sweep<kTransform, 1, false>(&found.running, x, static_cast<int>(begin), last, shift, t);
+    sweep<kTransform, 1, false>(&found.running, x, begin, end, shift, t);
   }
   return found;
 }
@@ -92,7 +91,7 @@ FASTPREF_DEVICE int next_empty_sequence(const PreferenceArgs& a, int32_t* next) 
 }
 
 template <HeadKind kKind>
-FASTPREF_KERNEL(kForwardThreads, kForwardBlocks)
+FASTPREF_KERNEL(kForwardThreads, kForwardBlocks<kKind>)
 void preference_forward(const PreferencePlan p) {
   FASTPREF_SHARED(int32_t, found, 2);  // the row's sequence; the first sequence not yet looked at for rows
   const PreferenceArgs& a = p.args;
@@ -108,7 +107,7 @@ void preference_forward(const PreferencePlan p) {
       if (first && row == 0) store(a.loss, NAN);
     }
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < a.sequences; i += kForwardThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < a.sequences; i += static_cast<int>(blockDim.x)) {
       if (load(a.cu_seqlens + i) <= row && row < load(a.cu_seqlens + i + 1)) found[0] = i;
     }
     const int64_t target = load(a.targets + row);
@@ -146,7 +145,7 @@ void preference_forward(const PreferencePlan p) {
     __syncthreads();
     if (k < 0) k = next_empty_sequence<kKind>(a, found + 1);
     if (k < 0 || k >= paired_sequences<kKind>(a)) break;
-    finish_sequence<kKind, kForwardThreads>(p, k);
+    finish_sequence<kKind>(p, k);
     k = -1;
   }
 }

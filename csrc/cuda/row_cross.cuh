@@ -72,8 +72,9 @@ void row_cross(const RowCrossArgs args, const RowParts parts) {
 
   const int me = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int columns = static_cast<int>(args.cols), part = static_cast<int>(blockIdx.y);
-  const int shift = elements_to_alignment(a);
-  const bool wide = reinterpret_cast<uintptr_t>(b + shift) % 16 == 0;
+  const int shift = common_shift(a, b);
+  const bool wide_a = reinterpret_cast<uintptr_t>(a + shift) % 16 == 0;
+  const bool wide_b = reinterpret_cast<uintptr_t>(b + shift) % 16 == 0;
   const int first = shift < columns ? shift : columns;
   const int vectors = (columns - first) / kWidth;
   const int begin = part * parts.vectors;
@@ -82,8 +83,8 @@ void row_cross(const RowCrossArgs args, const RowParts parts) {
   for (int v = begin + me; v < end; v += kCrossLoads * threads) {
     const int count = count_below<kCrossLoads>(v, threads, end);
     float x[kCrossLoads][kWidth], y[kCrossLoads][kWidth];
-    load_groups(true, a + first + v * kWidth, threads * kWidth, count, x);
-    load_groups(wide, b + first + v * kWidth, threads * kWidth, count, y);
+    load_groups(wide_a, a + first + v * kWidth, threads * kWidth, count, x);
+    load_groups(wide_b, b + first + v * kWidth, threads * kWidth, count, y);
 #pragma unroll
     for (int l = 0; l < kCrossLoads; ++l) {
       if (l >= count) continue;

@@ -98,9 +98,9 @@ void row_grad(const RowGradArgs a, const B bias) {
   const int64_t target = load(a.targets + row);
   GradRow r = {a.transform, 0.0f, load(a.onehot_coef + row), load(a.softmax_coef + row), -1};
   if (a.gain) {
-    const float gain = load(a.gain);
-    r.onehot *= gain;
-    r.softmax *= gain;
+    const float gain = load(a.gain);  // infinite or NaN, it leaves a silent row silent
+    if (r.onehot != 0.0f) r.onehot *= gain;
+    if (r.softmax != 0.0f) r.softmax *= gain;
   }
   if (target < 0 || (r.onehot == 0.0f && r.softmax == 0.0f)) {
     const float zeros[kWidth] = {};

@@ -35,8 +35,8 @@ CudaStatus run_row_kl_stats(const RowKlStatsArgs& args, void* workspace, const C
   const dim3 blocks(static_cast<unsigned>(ceil_div(args.rows, kRowThreads)));
   FASTPREF_LAUNCH(keep_state, blocks, kRowThreads, 0, where.stream, state);
   on.launched("keep_state");
-  launch_row_stats(args.policy, shared, where, &on);
-  launch_row_stats(args.reference, shared, where, &on);
+  launch_row_stats(args.policy, shared, where, &on, &args.reference);
+  launch_row_stats(args.reference, shared, where, &on, &args.policy);
 
   RowParts parts = cross_parts(a.dtype, args.rows, args.cols, where.multiprocessors);
   place(&parts, shared, args.rows, where.stream, &on);

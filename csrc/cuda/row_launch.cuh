@@ -79,10 +79,14 @@ inline dim3 grad_grid(int64_t rows, int64_t columns, int threads, int64_t per_th
 
 // --- launchers that are used by others --------------------------------------------------------------------------------
 
+// Blocks and parts of the statistics of whole rows; whoever sweeps rows like these has the same sums.
+int stats_threads(DType dtype, int64_t cols);
+RowParts stats_parts(DType dtype, int64_t rows, int64_t cols, int multiprocessors);
 int64_t row_stats_workspace(DType dtype, int64_t rows, int64_t cols, bool more, int multiprocessors);
 int64_t row_kl_stats_workspace(DType dtype, int64_t rows, int64_t cols, int multiprocessors);
 // Part of a call that has more launches; does nothing where something failed before.
-void launch_row_stats(const RowStatsArgs& a, void* workspace, const CudaLaunch& where, OnDevice* on);
+void launch_row_stats(const RowStatsArgs& a, void* workspace, const CudaLaunch& where, OnDevice* on,
+                      const RowStatsArgs* twin = nullptr);
 CudaStatus run_row_stats(const RowStatsArgs& a, void* workspace, const CudaLaunch& where);
 CudaStatus run_row_grad(const RowGradArgs& a, const CudaLaunch& where);
 CudaStatus run_row_kl_stats(const RowKlStatsArgs& args, void* workspace, const CudaLaunch& where);

@@ -5,14 +5,6 @@ namespace {
 
 bool wants_more(const RowStatsArgs& a) { return a.s2 || a.sd || a.total || a.top; }
 
-int stats_threads(DType dtype, int64_t cols) {
-  return threads_for(cols, kStatsLoads * 16 / element_size(dtype), kRowThreads);
-}
-
-RowParts stats_parts(DType dtype, int64_t rows, int64_t cols, int multiprocessors) {
-  return row_parts(rows, cols, dtype, stats_threads(dtype, cols), kStatsLoads, multiprocessors);
-}
-
 template <class T, TransformKind kKind, class R>
 void launch_as(const RowStatsArgs& a, const RowParts& parts, void* stream) {
   const dim3 grid(static_cast<unsigned>(a.rows), static_cast<unsigned>(parts.count));
@@ -28,17 +20,30 @@ void launch_as(const RowStatsArgs& a, const RowParts& parts, void* stream) {
 
 }  // namespace
 
+int stats_threads(DType dtype, int64_t cols) {
+  return threads_for(cols, kStatsLoads * 16 / element_size(dtype), kRowThreads);
+}
+
+RowParts stats_parts(DType dtype, int64_t rows, int64_t cols, int multiprocessors) {
+  return row_parts(rows, cols, dtype, stats_threads(dtype, cols), kStatsLoads, multiprocessors);
+}
+
 int64_t row_stats_workspace(DType dtype, int64_t rows, int64_t cols, bool more, int multiprocessors) {
   if (rows == 0 || cols == 0) return 0;
   const RowParts parts = stats_parts(dtype, rows, cols, multiprocessors);
   return parts_workspace(parts, rows, more ? sizeof(Everything) : sizeof(Running));
 }
 
-void launch_row_stats(const RowStatsArgs& a, void* workspace, const CudaLaunch& where, OnDevice* on) {
+void launch_row_stats(const RowStatsArgs& a, void* workspace, const CudaLaunch& where, OnDevice* on,
+                      const RowStatsArgs* twin) {
   if (a.rows == 0 || a.cols == 0) return;
   RowParts parts = stats_parts(a.dtype, a.rows, a.cols, where.multiprocessors);
   place(&parts, workspace, a.rows, where.stream, on);
   if (!on->ok()) return;
+  if (twin) {
+    parts.twin = twin->logits;
+    parts.twin_stride = twin->logits_stride;
+  }
   for_dtype(a.dtype, [&](auto element) {
     for_kind(a.transform, a.inv_temperature != nullptr, [&](auto kind) {
       using T = decltype(element);

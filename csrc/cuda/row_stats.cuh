@@ -26,6 +26,9 @@ struct RowParts {
   int count, vectors;
   uint32_t* arrived;  // [rows], 0 at first; null where count is 1, and so is:
   void* partials;     // [parts, rows] of Running or Everything
+  // The same rows of the other side of a divergence, or null. Where a row and its twin are aligned differently both are swept from their first element.
+  const void* twin = nullptr;
+  int64_t twin_stride = 0;
 };
 
 FASTPREF_DEVICE void fold_more(const RowStatsArgs&, int64_t, const Running&, float, float, float) {}
@@ -97,7 +100,10 @@ void row_stats(const RowStatsArgs a, const RowParts parts, const B bias) {
   if (kKind != TransformKind::kIdentity && a.inv_temperature) t = scaled_by(t, load(a.inv_temperature + row));
 
   const int columns = static_cast<int>(a.cols), part = static_cast<int>(blockIdx.y);
-  const int shift = elements_to_alignment(logits);
+  constexpr bool kMayHaveTwin = sizeof(R) == sizeof(Running) && sizeof(B) == sizeof(NoBias);
+  const T* twin = nullptr;
+  if (kMayHaveTwin && parts.twin) twin = static_cast<const T*>(parts.twin) + row * parts.twin_stride;
+  const int shift = common_shift(logits, twin);
   const int width = parts.vectors * kPerVector<T>;
   const int begin = part == 0 ? 0 : shift + part * width;
   const int end = part == parts.count - 1 ? columns : shift + (part + 1) * width;
@@ -111,15 +117,23 @@ void row_stats(const RowStatsArgs a, const RowParts parts, const B bias) {
 
   R found;
   clear(&found);
-  sweep<kKind, kStatsLoads, true>(&found, logits, begin, end, shift, t, bias);
+  if (kMayHaveTwin && shift != elements_to_alignment(logits)) {
+    sweep<kKind, 1, false>(&found, logits, begin, end, shift, t, bias);
+  } else {
+    sweep<kKind, kStatsLoads, true>(&found, logits, begin, end, shift, t, bias);
+  }
   found = block_total(found);
   if (parts.count > 1) {
     R* partials = static_cast<R*>(parts.partials) + row;
     if (threadIdx.x == 0) store_partial(partials + part * a.rows, found);
     if (!arrives_last(parts.arrived + row, static_cast<uint32_t>(parts.count))) return;
+    if (threadIdx.x != 0) return;
     clear(&found);
-    if (static_cast<int>(threadIdx.x) < parts.count) load_partial(partials + threadIdx.x * a.rows, &found);
-    found = block_total(found);
+    for (int i = 0; i < parts.count; ++i) {
+      R one;
+      load_partial(partials + i * a.rows, &one);
+      found = merge(found, one);
+    }
   }
   if (threadIdx.x == 0) fold(a, row, found);
 }

@@ -107,15 +107,16 @@ FASTPREF_DEVICE R block_total(R mine) {
 }
 
 // The sum over all threads of the block, in every one of them. All call it together.
-FASTPREF_DEVICE float block_sum(float mine) {
-  FASTPREF_SHARED(float, of_warp, 32);
+template <class X>
+FASTPREF_DEVICE X block_sum(X mine) {
+  FASTPREF_SHARED(X, of_warp, 32);
   const int warps = static_cast<int>(blockDim.x) / kWarp;
 #pragma unroll
   for (int other = kWarp / 2; other > 0; other /= 2) mine += __shfl_xor_sync(kAllLanes, mine, other);
   __syncthreads();  // what an earlier call left may still be read
   if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = mine;
   __syncthreads();
-  float all = of_warp[0];
+  X all = of_warp[0];
   for (int w = 1; w < warps; ++w) all += of_warp[w];
   return all;
 }
@@ -279,6 +280,14 @@ FASTPREF_DEVICE void load_groups(bool wide, const T* p, int stride, int count, f
       for (int j = 0; j < kWidth; ++j) x[l][j] = l < count ? load_float(p + l * stride + j) : 0.0f;
     }
   }
+}
+
+// The elements of a row before its groups: up to its first aligned address; none where the other side's row (null: there is none) is aligned differently.
+// Both sides then have the same groups, and equal rows equal sums.
+template <class T>
+FASTPREF_DEVICE int common_shift(const T* row, const T* other) {
+  const int own = elements_to_alignment(row);
+  return other == nullptr || elements_to_alignment(other) == own ? own : 0;
 }
 
 // Adds columns [begin, end) of a row to this thread's Running or Everything: those that fall to it. All threads of a block call it together. `begin` is 0 or

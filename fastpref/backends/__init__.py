@@ -81,12 +81,11 @@ def select(requested: str | None, device: torch.device, dtype: torch.dtype, *, g
     if requested is None or requested == "auto":
         requested, source = os.environ.get("FASTPREF_BACKEND", "auto") or "auto", "FASTPREF_BACKEND"
     if requested == "auto":
-        backend = load("eager")
-        for name in _preferred(device, given_logits):
-            found = load(name)
-            if not isinstance(found, str) and found.why_not(device, dtype) is None:
-                backend = found
-                break
+        names = (*_preferred(device, given_logits), "eager")
+        for name in names:  # all of them before one is looked at: torch.compile looks at the dictionary once
+            _load(name)
+        able = (b for b in map(load, names) if not isinstance(b, str) and b.why_not(device, dtype) is None)
+        backend = next(able, load("eager"))
     elif requested in BACKENDS:
         backend = load(requested)
     else:

@@ -267,7 +267,8 @@ class Backend(Protocol):
     ) -> None:
         """Fold a policy's chunk and a reference's, both ``[R, C]`` of one dtype, into ``state`` in place.
 
-        ``state.policy`` and ``state.reference`` take the same bits as from two calls of ``row_stats``. Rows whose target is negative are
+        ``state.policy`` and ``state.reference`` take the same bits where both hold the same numbers, and those of two calls of ``row_stats`` where
+        their rows lie at like addresses (modulo 16 bytes). Rows whose target is negative are
         left as they are.
         """
         ...

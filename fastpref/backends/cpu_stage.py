@@ -42,5 +42,5 @@ class CpuStage(NativeStage):
         transform: LogitTransform,
     ) -> None:
         """See the protocol."""
-        coef = coef * upstream  # still 0 where a row is ignored, whose id need not be negative here
-        self._rows.row_grad(logits, targets, lse, coef, coef, out, col0=0, transform=transform)
+        # An ignored row's id need not be negative here: its coefficient is 0.
+        self._rows.row_grad(logits, targets, lse, coef, coef, out, col0=0, transform=transform, gain=upstream)

@@ -24,6 +24,9 @@ LIBRARY = Path(__file__).resolve().parent.parent / "libfastpref_cuda.so"
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+OLDEST = (8, 0)
+"""Compute capability of the oldest GPU that has what the kernels use."""
+
 
 def covered(capability: tuple[int, int], architectures: str) -> bool:
     """Whether a GPU runs something of ``"sm_80 sm_90 compute_90"``: code of its major number for this or a lower minor one, or PTX that is no newer."""
@@ -88,6 +91,8 @@ class CudaBackend(CudaRows):
             return "the CUDA kernels run on NVIDIA GPUs, and this torch is built for AMD's (ROCm)"
         if torch.cuda.is_available():  # tensors without storage may name a GPU where there is none
             major, minor = capability = _capability(device)
+            if capability < OLDEST:
+                return f"the CUDA kernels need a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or newer, found {major}.{minor}"
             if not covered(capability, self._architectures):
                 return (
                     f"the CUDA kernels were compiled for {self._architectures}, found a GPU of compute capability {major}.{minor}; "

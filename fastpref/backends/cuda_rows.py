@@ -86,8 +86,8 @@ class CudaRows(NativeRows):
     ) -> None:
         """See the protocol. ``gain``, one fp32 element, is a factor on both coefficients that only the device knows; ``bias`` is that of
         ``row_stats``; ``out`` may be 16-bit where the logits are float32."""
-        more = {"out_dtype": self.dtypes[out.dtype], "gain": address(gain)} | self._bias(bias)
-        self._differentiate(logits, targets, (lse, onehot_coef, softmax_coef), out, col0, transform, more)
+        more = {"out_dtype": self.dtypes[out.dtype]} | self._bias(bias)
+        self._differentiate(logits, targets, (lse, onehot_coef, softmax_coef), out, col0, transform, gain, more)
 
     def _workspace(
         self, primitive: str, logits: Tensor, arguments: dict[str, Any], multiprocessors: int

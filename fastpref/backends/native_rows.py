@@ -84,13 +84,14 @@ class NativeRows:
         *,
         col0: int,
         transform: LogitTransform,
+        gain: Tensor | None = None,
     ) -> None:
-        """See the protocol."""
-        self._differentiate(logits, targets, (lse, onehot_coef, softmax_coef), out, col0, transform, {})
+        """See the protocol; ``gain``, one fp32 element, is a factor on both coefficients."""
+        self._differentiate(logits, targets, (lse, onehot_coef, softmax_coef), out, col0, transform, gain, {})
 
     def _differentiate(
         self, logits: Tensor, targets: Tensor, per_row: tuple[Tensor, Tensor, Tensor], out: Tensor, col0: int,
-        transform: LogitTransform, more: dict[str, Any],
+        transform: LogitTransform, gain: Tensor | None, more: dict[str, Any],
     ) -> None:  # fmt: skip
         """``row_grad``; ``more`` as in :meth:`_fold`."""
         # Coefficients are often expanded scalars or slices; these copies are [R].
@@ -100,6 +101,7 @@ class NativeRows:
             "lse": lse.data_ptr(),
             "onehot_coef": onehot_coef.data_ptr(),
             "softmax_coef": softmax_coef.data_ptr(),
+            "gain": address(gain),
             "out": out.data_ptr(),
             "out_stride": out.stride(0),
         }

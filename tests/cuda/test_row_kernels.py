@@ -237,7 +237,9 @@ def test_divergence_of_unaligned_rows_in_parts(backend, dtype, direction: Direct
     backend.multiprocessors = MANY
     state = divergence.fold(backend, x, y, targets, direction, cuts=(3100,))
     divergence.assert_kl(logits, ref_logits, targets, direction, PLAIN, state)
-    for side, values in ((state.policy, x), (state.reference, y)):
+    z = placed(ref_logits, 1, 3)  # each row aligned as that of x
+    alike = divergence.fold(backend, x, z, targets, direction, cuts=(3100,))
+    for side, values in ((alike.policy, x), (alike.reference, z)):
         alone = RowState.start(len(targets), x.device, F32)
         for a, b in ((0, 3100), (3100, 5003)):
             backend.row_stats(values[:, a:b], targets, alone, col0=a, transform=PLAIN)
@@ -249,6 +251,19 @@ def test_divergence_of_unaligned_rows_in_parts(backend, dtype, direction: Direct
     out = divergence.gradient(backend, x, y, targets, rows, direction)
     divergence.assert_gradient(logits, ref_logits, targets, rows, direction, PLAIN, out)
     assert_same_bits(bits(divergence.gradient(backend, x, y, targets, rows, direction, out=x)), bits(out))
+
+
+@directions
+@dtypes
+def test_equal_rows_that_are_aligned_differently_have_no_divergence(backend, dtype, direction: Direction):
+    logits, _, targets = divergence.pair(1003, dtype)
+    for multiprocessors in (0, MANY):
+        backend.multiprocessors = multiprocessors
+        state = divergence.fold(backend, placed(logits, 1, 3), placed(logits, 4, 2), targets, direction, cuts=(501,))
+        logps, lse, ref_logps, ref_lse, kl = state.finish(targets, direction)
+        assert torch.equal(logps, ref_logps)
+        assert torch.equal(lse, ref_lse)
+        assert (kl == 0).all()
 
 
 @directions

@@ -508,6 +508,7 @@ namespace fastpref {
 struct Vector16;
 
 FASTPREF_DEVICE int thread_again() { return static_cast<int>(threadIdx.x); }
+FASTPREF_DEVICE int threads_again() { return static_cast<int>(blockDim.x); }
 
 template <class T>
 FASTPREF_DEVICE T load(const T* p) {
