@@ -140,7 +140,16 @@ void preference_forward(const PreferencePlan p) {
     }
   }
   // The block of the first row also looks after the sequences that have no rows, and so no block of their own.
-  if (threadIdx.x == 0) found[1] = first && row == 0 ? 0 : a.sequences;
+  int next = a.sequences;
+  if (first && row == 0) {
+    float empty = 0.0f;  // together, since there are none as a rule
+    for (int i = static_cast<int>(threadIdx.x); i < a.sequences; i += static_cast<int>(blockDim.x)) {
+      const Rows rows = rows_of(a, i);
+      empty += rows.end <= rows.begin ? 1.0f : 0.0f;
+    }
+    if (block_sum(empty) > 0.0f) next = 0;
+  }
+  if (threadIdx.x == 0) found[1] = next;
   for (;;) {
     __syncthreads();
     if (k < 0) k = next_empty_sequence<kKind>(a, found + 1);
