@@ -15,6 +15,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -186,8 +187,13 @@ def variants(entries: Mapping[str, Any]) -> dict[str, Objective]:
     return found
 
 
-def _choices(cls: type[Objective]) -> Iterator[tuple[str, list[Any]]]:
+@cache  # a call's head is looked for in every call, and hints are parsed
+def _choices(cls: type[Objective]) -> tuple[tuple[str, list[Any]], ...]:
     """The other values of each option that is not a number; of an optional number some, of which the first that is accepted counts."""
+    return tuple(_found_choices(cls))
+
+
+def _found_choices(cls: type[Objective]) -> Iterator[tuple[str, list[Any]]]:
     hints = get_type_hints(cls)
     for f in fields(cls):  # type: ignore[arg-type]  # a dataclass
         kinds = get_args(hints[f.name]) if get_origin(hints[f.name]) is UnionType else (hints[f.name],)
