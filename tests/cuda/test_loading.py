@@ -63,12 +63,15 @@ def test_what_a_gpu_can_run(capability, architectures, runs) -> None:
 
 def test_gpus_that_are_not_covered(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cuda, "_capability", lambda device: (7, 5))
-    reason = backend("sm_80 compute_80").why_not(torch.device("cuda"), torch.float32)
+    monkeypatch.setattr(cuda, "_capability", lambda device: (8, 6))
+    reason = backend("sm_90 compute_90").why_not(torch.device("cuda"), torch.float32)
     assert reason.startswith(
-        "the CUDA kernels were compiled for sm_80 compute_80, found a GPU of compute capability 7.5"
+        "the CUDA kernels were compiled for sm_90 compute_90, found a GPU of compute capability 8.6"
     )
-    assert "FASTPREF_CUDA_ARCHITECTURES=75" in reason
+    assert "FASTPREF_CUDA_ARCHITECTURES=86" in reason
+    monkeypatch.setattr(cuda, "_capability", lambda device: (7, 5))  # no build helps
+    reason = backend("sm_90 compute_90").why_not(torch.device("cuda"), torch.float32)
+    assert reason == "the CUDA kernels need a GPU of compute capability 8.0 or newer, found 7.5"
     monkeypatch.setattr(cuda, "_capability", lambda device: (8, 9))
     assert backend("sm_80 compute_80").why_not(torch.device("cuda", 1), torch.bfloat16) is None
 
