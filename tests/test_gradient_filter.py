@@ -112,7 +112,7 @@ def test_a_preference_loss_with_a_filter(plan, dtype):
         first = weight.grad.clone()
         out.loss.backward()
         # A plan that makes its gradients again cuts other blocks, and may leave out others.
-        assert (weight.grad - 2 * first).norm() < (1e-5 if dtype == torch.float32 else 1e-2) * first.norm()
+        assert (weight.grad - 2 * first).norm() < (1e-4 if dtype == torch.float32 else 1e-2) * first.norm()
         grads.append(first)
     assert not torch.equal(*grads)
     assert (grads[0] - grads[1]).norm() < 0.1 * grads[0].norm()

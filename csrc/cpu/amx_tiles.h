@@ -177,8 +177,12 @@ struct Products {
   };
   Step step[6];
   int count = 0, a_planes, b_planes;
+  // The most k blocks that are summed up one after the other. Sums of fp32 operands are taken in parts, and these added
+  // up: the six products round six times as often as a product of fp32 numbers would, at the size of the sum so far.
+  int64_t run;
 
-  Products(int a_planes_, int b_planes_) : a_planes(a_planes_), b_planes(b_planes_) {
+  Products(int a_planes_, int b_planes_)
+      : a_planes(a_planes_), b_planes(b_planes_), run(a_planes < kMaxPlanes && b_planes < kMaxPlanes ? INT64_MAX : 16) {
     static constexpr int8_t kOrder[6][2] = {{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 2}, {0, 0}};
     const int limit = 3;
     int last_a = -1, last_b = -1;
@@ -207,47 +211,6 @@ FASTPREF_FN void configure_tiles() {
 // The intrinsics do not tell the compiler which memory the tiles are loaded from.
 FASTPREF_FN void finish_stores() { asm volatile("" ::: "memory"); }
 
-struct Nothing {
-  void operator()() const {}
-};
-
-// Tiles 0 to 3 (a 32 x 32 block of fp32: 0 1 over 2 3) += left pair of strips times right pair of strips. Where `used`
-// is given, only the k blocks whose byte (used_stride apart) is not 0. `between` is called once per k block: vector work
-// that runs beside the tiles'.
-template <class Between>
-FASTPREF_FN void multiply(const char* left, const char* right, int64_t k_blocks, const Products& products,
-                          const uint8_t* used, int64_t used_stride, const Between& between) {
-  const int64_t a_step = products.a_planes * kTile, b_step = products.b_planes * kTile;
-  const char *left2 = left + k_blocks * a_step, *right2 = right + k_blocks * b_step;
-  for (int64_t k = 0; k < k_blocks; k++, left += a_step, left2 += a_step, right += b_step, right2 += b_step) {
-    if (used && !used[k * used_stride]) continue;
-    for (int i = 0; i < products.count; i++) {
-      const Products::Step& step = products.step[i];
-      if (step.load_a) {
-        _tile_loadd(4, left + step.a, 64);
-        _tile_loadd(5, left2 + step.a, 64);
-      }
-      if (step.load_b) {
-        _tile_loadd(6, right + step.b, 64);
-        _tile_loadd(7, right2 + step.b, 64);
-      }
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(3, 5, 7);
-    }
-    between();
-  }
-}
-
-FASTPREF_FN void clear_block() {
-  finish_stores();
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-}
-
 // The block as [32][32] fp32.
 FASTPREF_FN void store_block(float* out) {
   _tile_stored(0, out, 128);
@@ -262,6 +225,91 @@ FASTPREF_FN void load_block(const float* in) {
   _tile_loadd(1, in + 16, 128);
   _tile_loadd(2, in + 512, 128);
   _tile_loadd(3, in + 528, 128);
+}
+FASTPREF_FN void clear_block() {
+  finish_stores();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+FASTPREF_FN void ask_for_tile(const char* at) {
+  for (int line = 0; line < kTile; line += 64) _mm_prefetch(at + line, _MM_HINT_T0);
+}
+
+// A pair of strips of a left operand and one of a right one. Where `used` is given, only the k blocks whose byte
+// (used_stride apart) is not 0 are multiplied.
+struct Strips {
+  const char *left, *right;
+  int64_t k_blocks;
+  const uint8_t* used;
+  int64_t used_stride;
+};
+
+// Tiles 0 to 3 (a 32 x 32 block of fp32: 0 1 over 2 3) += left times right over k blocks [first, last). `between` is
+// called once per k block: vector work that runs beside the tiles'.
+template <class Between>
+FASTPREF_FN void multiply(const Strips& strips, int64_t first, int64_t last, const Products& products,
+                          const Between& between) {
+  const int64_t a_step = products.a_planes * kTile, b_step = products.b_planes * kTile;
+  const char *left = strips.left + first * a_step, *left2 = left + strips.k_blocks * a_step;
+  const char *right = strips.right + first * b_step, *right2 = right + strips.k_blocks * b_step;
+  // Several products per k block leave the time to fetch the next one's tiles from L2; beside a single one that costs.
+  const bool ahead = products.count > 1;
+  for (int64_t k = first; k < last; k++, left += a_step, left2 += a_step, right += b_step, right2 += b_step) {
+    if (strips.used && !strips.used[k * strips.used_stride]) continue;
+    for (int i = 0; i < products.count; i++) {
+      const Products::Step& step = products.step[i];
+      if (step.load_a) {
+        _tile_loadd(4, left + step.a, 64);
+        if (ahead) ask_for_tile(left + step.a + a_step);
+        _tile_loadd(5, left2 + step.a, 64);
+        if (ahead) ask_for_tile(left2 + step.a + a_step);
+      }
+      if (step.load_b) {
+        _tile_loadd(6, right + step.b, 64);
+        if (ahead) ask_for_tile(right + step.b + b_step);
+        _tile_loadd(7, right2 + step.b, 64);
+        if (ahead) ask_for_tile(right2 + step.b + b_step);
+      }
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    between();
+  }
+}
+
+struct Nothing {
+  void operator()() const {}
+};
+
+// out [32][32] = left times right, or += with `add_to`.
+template <class Between>
+FASTPREF_FN void product(const Strips& strips, const Products& products, float* out, bool add_to,
+                         const Between& between) {
+  if (strips.k_blocks <= products.run && !(add_to && products.run < INT64_MAX)) {
+    add_to ? load_block(out) : clear_block();
+    multiply(strips, 0, strips.k_blocks, products, between);
+    return store_block(out);
+  }
+  const int64_t parts = (strips.k_blocks + products.run - 1) / products.run;
+  const int64_t length = (strips.k_blocks + parts - 1) / parts;
+  alignas(64) float part[kEdge * kEdge];
+  for (int64_t first = 0; first < strips.k_blocks; first += length) {
+    clear_block();
+    multiply(strips, first, smaller(first + length, strips.k_blocks), products, between);
+    if (first == 0 && !add_to) {
+      store_block(out);
+      continue;
+    }
+    store_block(part);
+    for (int i = 0; i < kEdge * kEdge; i += 16) {
+      _mm512_store_ps(out + i, _mm512_add_ps(_mm512_load_ps(out + i), _mm512_load_ps(part + i)));
+    }
+  }
 }
 
 }  // namespace amx

@@ -471,12 +471,10 @@ void stats_with(const HeadStatsArgs& a) {
           for (int64_t v = v0; v < v1; v++) {
             for (int64_t g = g0; g < smaller(g0 + together, groups); g++) {
               // The sums of one block run beside the product of the next.
-              clear_block();
-              multiply(strips + (v - v0) * left, s.hidden + g * right, k_blocks, products, nullptr, 0,
-                       [&] { fold.rows(rows_per_step); });
-              finish();
               float* block = blocks[turn ^= 1];
-              store_block(block);
+              product({strips + (v - v0) * left, s.hidden + g * right, k_blocks, nullptr, 0}, products, block, false,
+                      [&] { fold.rows(rows_per_step); });
+              finish();
               const int n = static_cast<int>(smaller(head.vocab - v * kEdge, kEdge));
               if (head.bias) add_bias(block, head.bias + v * kEdge, n);
               char* kept = g < kept_groups ? static_cast<char*>(a.kept) + (v * kept_groups + g) * kept_bytes : nullptr;
@@ -827,8 +825,7 @@ int64_t grad_with(const HeadGradArgs& a) {
             float* next = blocks[turn ^= 1];
             if (!kept) {
               // The gradients of one block are made beside the product of the next.
-              clear_block();
-              multiply(s.weight_rows + v * left, s.hidden_rows + g * right, k_blocks, to_logits, nullptr, 0, [&] {
+              product({s.weight_rows + v * left, s.hidden_rows + g * right, k_blocks, nullptr, 0}, to_logits, next, false, [&] {
                 if (gradient.pending()) gradient.rows(rows_per_step);
               });
             }
@@ -837,7 +834,6 @@ int64_t grad_with(const HeadGradArgs& a) {
             if (kept) {
               memcpy(next, kept, kBlock * sizeof(float));
             } else {
-              store_block(next);
               const int n = static_cast<int>(smaller(head.vocab - column * kEdge, kEdge));
               if (head.bias) add_bias(next, head.bias + column * kEdge, n);
             }
@@ -865,11 +861,9 @@ int64_t grad_with(const HeadGradArgs& a) {
 #endif
           for (int64_t task = 0; task < grid.tasks(); task++) {
             grid.run(task, [&](int64_t g, int64_t h) {
-              float* sums = s.dx + ((before + g) * k_blocks + h) * kBlock;
-              word == 0 ? clear_block() : load_block(sums);
-              multiply(s.by_token + g * token_strip, s.weight_columns + h * word_strip, words, to_dx,
-                       a.filter > 0.0f ? s.used + g : nullptr, groups, Nothing());
-              store_block(sums);
+              product({s.by_token + g * token_strip, s.weight_columns + h * word_strip, words,
+                       a.filter > 0.0f ? s.used + g : nullptr, groups},
+                      to_dx, s.dx + ((before + g) * k_blocks + h) * kBlock, word > 0, Nothing());
             });
           }
         }
@@ -883,10 +877,9 @@ int64_t grad_with(const HeadGradArgs& a) {
           for (int64_t task = 0; task < grid.tasks(); task++) {
             grid.run(task, [&](int64_t v, int64_t h) {
               float* sums = several ? s.dw + (v * k_blocks + h) * kBlock : block;
-              token == 0 ? clear_block() : load_block(sums);
-              multiply(s.by_word + v * word_strip, s.hidden_columns + h * token_strip, groups, to_dw,
-                       a.filter > 0.0f ? s.used + v * groups : nullptr, 1, Nothing());
-              store_block(sums);
+              product({s.by_word + v * word_strip, s.hidden_columns + h * token_strip, groups,
+                       a.filter > 0.0f ? s.used + v * groups : nullptr, 1},
+                      to_dw, sums, token > 0, Nothing());
               if (!last) return;
               const int64_t row = word + v * kEdge;
               write_block(sums, a.dw_dtype, a.dw, row * a.dw_stride + h * kEdge, a.dw_stride,

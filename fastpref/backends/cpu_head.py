@@ -1,7 +1,7 @@
 """The linear head as two native calls (``csrc/cpu/head_amx.cpp``): no logit is ever in memory, and none is rounded to 16 bits.
 
-Runs where the CPU has AMX, on operands of bf16, fp16, or one of them beside fp32. (Two fp32 operands take six bf16 products for each of
-theirs, and are left to torch's own float32 GEMM.) ``hidden [T, H]`` and ``weight [V, H]`` may be of different
+Runs where the CPU has AMX, on operands of bf16, fp16 and fp32 in any combination (an fp32 number is the sum of three bf16 ones: six products of
+tiles for one of fp32 numbers, of half the error of torch's GEMM). ``hidden [T, H]`` and ``weight [V, H]`` may be of different
 dtypes; gradients come in the dtype of the buffer they are written to, summed in float32 and rounded once.
 
 Limits: CPU only; every row counts (the caller leaves ignored ones out); scratch as :meth:`CpuHead.sizes` says.
@@ -68,8 +68,6 @@ class CpuHead:
             return f"{self._native.active_isa()} has no tile instructions"
         if hidden not in PLANES or weight not in PLANES:
             return f"operands are float32, bfloat16 or float16, found {hidden} and {weight}"
-        if hidden == weight == torch.float32:
-            return "torch's float32 GEMM does two float32 operands as fast"
         return None
 
     def _operands(

@@ -149,6 +149,7 @@ CASES = {
     "fp16 head, bf16 hidden": Case(dtypes=(BF16, F16)),
     "fp32 head, fp16 hidden": Case(dtypes=(F16, F32), per_token=True),
     "fp32": Case(dtypes=(F32, F32)),
+    "fp32, sums in parts": Case(rows=600, width=1100, vocab=700, dtypes=(F32, F32)),
     "one of each": Case(rows=1, width=1, vocab=1, bias=False),
     "odd": Case(rows=33, width=31, vocab=33),
     "one row, several segments": Case(rows=1, width=65, vocab=5003),
@@ -183,7 +184,7 @@ def test_gradients(head, name, kept_rows):
         assert_precise(value.to(wide), oracle[what], plain[what], 3.0, ulps=24.0, what=what)
 
 
-@pytest.mark.parametrize("name", ["bf16", "fp32 head, bf16 hidden", "bf16, softcap"])
+@pytest.mark.parametrize("name", ["bf16", "fp32 head, bf16 hidden", "fp32", "bf16, softcap"])
 def test_bits_depend_on_no_thread_tiling_or_neighbour(head, name):
     case, threads = CASES[name], torch.get_num_threads()
     first = Run(head, case, STATISTICS, kept_rows=32)
@@ -203,13 +204,28 @@ def test_bits_depend_on_no_thread_tiling_or_neighbour(head, name):
     some = replace(case, rows=7)
     some.tensors.update({k: v[-7:] if v.shape[0] == case.rows else v for k, v in case.tensors.items()})
     assert torch.equal(Run(head, some).found.logps, first.found.logps[-7:])
-    # dX is summed over the vocabulary in order, whatever the chunk, and dW over the rows; db by row blocks, in float32.
+    # Without float32 operands dX is summed over the vocabulary in order, whatever the chunk, and dW over the rows; with one, in parts of
+    # a chunk or row block. db by row blocks, in float32.
     usual = Run(head, case).gradients()
     for tiling in (HeadTiling(32, 32), HeadTiling(4096, 4096)):
         found = Run(head, case).gradients(tiling)
-        assert torch.equal(found["dx"], usual["dx"])
-        assert torch.equal(found["dw"], usual["dw"])
+        for what in ("dx", "dw"):
+            if F32 in case.dtypes:
+                limit = 1e-6 if found[what].dtype == F32 else 2.0**-8
+                assert (found[what] - usual[what]).norm() <= limit * usual[what].norm(), what
+            else:
+                assert torch.equal(found[what], usual[what]), what
         torch.testing.assert_close(found["db"], usual["db"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "width", "vocab"), [(64, 2048, 1000), (1024, 64, 1000), (64, 64, 20_000)])
+def test_two_float32_operands_are_more_exact_than_torchs_gemm(head, rows, width, vocab):
+    """Over the width, the rows and the vocabulary: a sum of six bf16 products in one go would be up to 1.6 times worse than torch's."""
+    case = Case(rows=rows, width=width, vocab=vocab, dtypes=(F32, F32), bias=False)
+    run, oracle, plain = Run(head, case), case.plain(torch.float64), case.plain(F32)
+    for what, value in {"logps": run.found.logps, **run.gradients(HeadTiling(1024, rows))}.items():
+        ours, theirs = (value.double() - oracle[what]).norm(), (plain[what].double() - oracle[what]).norm()
+        assert ours < theirs, (what, ours, theirs)
 
 
 def test_adding_to_a_float32_dw_leaves_it_unrounded(head):
@@ -293,9 +309,8 @@ def test_filter_leaves_out_blocks_and_bounds_the_error(head):
 
 
 def test_refused_operands(head):
-    assert "float32 GEMM" in head.why_not(F32, F32)
     assert "found torch.float64" in head.why_not(torch.float64, F32)
-    assert all(head.why_not(a, b) is None for a in PLANES for b in PLANES if (a, b) != (F32, F32))
+    assert all(head.why_not(a, b) is None for a in PLANES for b in PLANES)
 
 
 def test_what_is_kept_is_whole_blocks_of_rows(head):
