@@ -49,7 +49,7 @@ inline pybind11::list names_of(const HeadNames* heads, int count) {
   return found;
 }
 
-// Adds a function that takes PreferenceArgs by name on addresses, then what `Where...` are (named by `where`), and calls `run(args, where...)`; the
+// Adds a function that takes PreferenceArgs by name on addresses, then what `Where...` are (named by `where`), and returns `run(args, where...)`; the
 // library has `heads()` heads.
 template <class... Where, class Run, class... Names>
 void def_preference_forward(pybind11::module_& m, const char* name, int (*heads)(), Run run, const Names&... where) {
@@ -96,7 +96,7 @@ void def_preference_forward(pybind11::module_& m, const char* name, int (*heads)
         a.logps = at<float>(logps);
         a.ref_logps = at<float>(ref_logps);
         a.coef = at<float>(coef);
-        run(a, values...);
+        return run(a, values...);
       },
       pybind11::call_guard<pybind11::gil_scoped_release>(), pybind11::kw_only(), arg("logits"), arg("transform"),
       arg("targets"), arg("ignored"), arg("cu_seqlens"), arg("sequences"), arg("reference_form"), arg("reference"),

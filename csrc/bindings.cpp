@@ -27,7 +27,7 @@ using namespace fastpref;
 
 namespace {
 
-constexpr int kAbiVersion = 4;
+constexpr int kAbiVersion = 5;
 
 #ifdef _OPENMP
 constexpr bool kOpenMP = true;
@@ -80,7 +80,7 @@ void bind_rows(py::module_& m) {
       m, "row_stats",
       [](RowStatsArgs a, int threads) {
         a.threads = threads;
-        active_isa().load()->rows->row_stats(a);
+        active_isa().load()->rows->row_stats(a, nullptr);
       },
       "Backend.row_stats on addresses; strides count elements; 0 for an array that is not there.", py::arg("threads"));
   def_row_grad<int>(
@@ -142,7 +142,10 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       "(name, kind, data, hyper-parameters, number, variants) of every head of preference_forward.");
   def_preference_forward<int>(
       m, "preference_forward", [] { return static_cast<int>(kHeadCount); },
-      [](const PreferenceArgs& args, int threads) { preference_forward(args, *active_isa().load()->rows, threads); },
+      [](const PreferenceArgs& args, int threads) {
+        const BadRow bad = preference_forward(args, *active_isa().load()->rows, threads);
+        return std::make_pair(static_cast<int>(bad.what), bad.row);
+      },
       py::arg("threads"));
 
   bind_head(m, [] { return active_isa().load()->head; });

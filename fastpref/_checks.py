@@ -10,6 +10,8 @@ from torch.autograd import forward_ad
 
 from .backends.base import IGNORED
 
+NO_SECOND_DERIVATIVES = "fastpref has no second derivatives: differentiate with create_graph=False"
+
 
 def may_synchronise(device: torch.device) -> bool:
     """Whether values (not only shapes) may be looked at."""
@@ -78,11 +80,15 @@ def normalise_targets(targets: Tensor, vocab: int, ignore_index: int) -> Tensor:
     ignored = targets == ignore_index
     outside = ((targets < 0) | (targets >= vocab)) & ~ignored
     if not is_traced(targets) and may_synchronise(targets.device) and bool(outside.any()):
-        row = int(outside.nonzero()[0])
-        raise ValueError(
-            f"targets: expected ids in [0, {vocab}) or ignore_index={ignore_index}, found {int(targets[row])} at row {row}"
-        )
+        raise target_outside(targets, int(outside.nonzero()[0]), vocab, ignore_index)
     return targets.masked_fill(outside, vocab).masked_fill(ignored, IGNORED).contiguous()
+
+
+def target_outside(targets: Tensor, row: int, vocab: int, ignore_index: int) -> ValueError:
+    """The error of a target that names no column."""
+    return ValueError(
+        f"targets: expected ids in [0, {vocab}) or ignore_index={ignore_index}, found {int(targets[row])} at row {row}"
+    )
 
 
 def inverse_temperatures(temperature: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
@@ -136,8 +142,12 @@ def refuse_nan(logps: Tensor, targets: Tensor, source: str, rows: Tensor | None 
     bad = logps.isnan()
     if bool(bad.any()):
         at = int(bad.nonzero()[0])
-        row = at if rows is None else int(rows[at])
-        raise ValueError(
-            f"{source}: the log-probability of row {row} (target {int(targets[at])}) is NaN; "
-            f"the row's {source} hold NaN or +inf, or its logits overflowed"
-        )
+        raise nan_logp(source, at if rows is None else int(rows[at]), int(targets[at]))
+
+
+def nan_logp(source: str, row: int, target: int) -> ValueError:
+    """The error of a NaN log-probability."""
+    return ValueError(
+        f"{source}: the log-probability of row {row} (target {target}) is NaN; "
+        f"the row's {source} hold NaN or +inf, or its logits overflowed"
+    )

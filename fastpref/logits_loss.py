@@ -37,6 +37,7 @@ from .arguments import (
     named_data,
     resolve_objective,
 )
+from .backends.stage import Stage
 from .call import Call
 from .divergence import TokenKL, token_kl
 from .objectives.base import Objective, PairwiseObjective, reward_metrics
@@ -139,11 +140,14 @@ def logits_preference_loss(
         "backend": backend,
     }
 
-    # torch.compile takes the formula from PyTorch's operators, which it fuses: it cannot trace how a head is found.
-    plan = None if stage is None or compiling() else staging(chosen, stage, given, token_weights is not None)
-    if plan is not None and (near is None or near.dtype == logits.dtype):
+    # torch.compile takes the formula from PyTorch's operators, which it fuses: it cannot trace how a head is found. A stage runs on memory.
+    traced = compiling() or is_traced(logits, targets)
+    plan = None if stage is None or traced else staging(chosen, stage, given, token_weights is not None)
+    if stage is not None and plan is not None and (near is None or near.dtype == logits.dtype):
         rows = _Rows(chosen, targets, cu_seqlens, ignore_index, token_weights, given, known)
-        found = _staged(plan, rows, logits, near, known, temperature, inplace_backward, **options)
+        found = _staged(
+            plan, stage, rows, logits, near, known, temperature, inplace_backward, ignore_index, softcap, logit_scale
+        )
         if found is not None:
             return found
 
@@ -260,23 +264,22 @@ class _Rows:
 
 def _staged(
     plan: Staging,
+    stage: Stage,
     rows: _Rows,
     logits: Tensor,
     near: Tensor | None,
     known: Tensor | None,
     temperature: float | Tensor,
     inplace_backward: bool,
-    *,
     ignore_index: int,
     softcap: float | None,
     logit_scale: float,
-    backend: str | None,
 ) -> PreferenceOutput | None:
     """The stage's launches; ``None`` where the data's shapes are not the head's."""
     chosen, targets = rows.chosen, rows.targets
-    looks = may_synchronise(logits.device) and not is_traced(logits, targets)
+    looks = may_synchronise(logits.device)
     asked = bool(rows.given) or rows.token_weights is not None or chosen.weights_tokens
-    needed = looks or asked or plan.number is not None or plan.kind == "token"
+    needed = asked or plan.number is not None or plan.kind == "token" or (looks and known is not None)
     call = rows.call if needed else None
     if call is None:
         rows.check_shapes()
@@ -291,10 +294,11 @@ def _staged(
             check_reference_form(chosen, known, rows.empty)
         else:
             known = masked_reference(chosen, known, call)
-    by_row = isinstance(temperature, Tensor)
-    ids = normalise_targets(targets, logits.shape[1], ignore_index) if looks or by_row else targets
+    by_row, checks = isinstance(temperature, Tensor), looks and not stage.refuses_rows
+    ids = normalise_targets(targets, logits.shape[1], ignore_index) if checks or by_row else targets
     found = run_staged(
         plan,
+        stage,
         logits,
         near,
         known,
@@ -305,9 +309,8 @@ def _staged(
         data=data,
         ignore_index=ignore_index,
         inplace_backward=inplace_backward,
-        backend=backend,
     )
-    if looks:
+    if checks:
         refuse_nan(found.logps, ids, "logits")
         if near is not None:
             refuse_nan(found.ref_logps, ids, "reference")
@@ -321,7 +324,7 @@ def _staged(
     return PreferenceOutput(
         loss=found.loss,
         losses=found.losses,
-        metrics=compute() if is_traced(logits, targets) else LateMetrics(compute),
+        metrics=LateMetrics(compute),
         logps=found.sums[0],
         ref_logps=None if reference is None else found.sums[1],
         state={},

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import may_synchronise, refuse_nan
+from ._checks import NO_SECOND_DERIVATIVES, may_synchronise, refuse_nan
 from .call import Call
 from .linear_head import (
     Head,
@@ -262,7 +262,7 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True
-            raise NotImplementedError("fastpref has no second derivatives: differentiate with create_graph=False")
+            raise NotImplementedError(NO_SECOND_DERIVATIVES)
         (upstream,) = grad_outputs
         hidden, weight, bias, ids, inv_temperature, lse, coef = ctx.saved_tensors
         made, ctx.made = ctx.made, None

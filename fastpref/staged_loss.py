@@ -1,4 +1,4 @@
-"""A whole loss from given logits as one differentiable operator, on a backend that has the stage for it.
+"""A whole loss from given logits as one differentiable function, on a backend that has the stage for it.
 
 :func:`staging` says whether a call can be run so: the objective has a head, and the call gave nothing that the head does not know. Nothing
 here waits for the device, and where the call has neither data nor weights nothing runs on it but the stage's two or three launches.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import backends
-from ._checks import row_contiguous
+from ._checks import NO_SECOND_DERIVATIVES, row_contiguous
 from .backends.base import LogitTransform
 from .call import Call
 from .objectives.base import Objective, TokenObjective
@@ -23,15 +23,13 @@ from .objectives.device import identify
 from .packing import segment_sum, wide_dtype
 
 if TYPE_CHECKING:
-    from .backends.stage import Stage
+    from .backends.stage import Stage, Staged
 
 _ABSENT = {"old_logps", "baseline"}
 """Data that a head can do without: 0 in their place, or the policy's own log-probs, are the same loss."""
 
 _PER_SEQUENCE = {"advantages", "win_probs"}
 """Data of a token head that may be given per sequence."""
-
-_SLOTS = 5
 
 
 @dataclass(frozen=True)
@@ -110,126 +108,87 @@ def staged_data(plan: Staging, call: Call) -> list[Tensor | None] | None:
     return found
 
 
-# --- the operator -------------------------------------------------------------------------------------------------------------
-
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""The fields of :class:`fastpref.backends.stage.Staged`."""
+# --- the function -------------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("fastpref::logits_loss", mutates_args=())
-def _logits_loss(
-    logits: Tensor,
-    ref_logits: Tensor | None,
-    ref_logps: Tensor | None,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    weights: Tensor | None,
-    number: Tensor | None,
-    divisors: Tensor | None,
-    inv_temperature: Tensor | None,
-    x0: Tensor | None,
-    x1: Tensor | None,
-    x2: Tensor | None,
-    x3: Tensor | None,
-    x4: Tensor | None,
-    hyper: list[float],
-    head: str,
-    items: int,
-    reward_scale: float | None,
-    ignore_index: int,
-    logit_scale: float,
-    softcap: float | None,
-    temperature: float,
-    inplace_backward: bool,
-    backend: str,
-) -> Outputs:
-    # inplace_backward is for the backward; items are for fake tensors.
-    stage: Any = stage_of(backend, logits.device, logits.dtype)
-    return stage.forward(
-        head,
-        hyper,
-        row_contiguous(logits),
-        None if ref_logits is None else row_contiguous(ref_logits),
-        targets,
-        cu_seqlens,
-        ignore_index=ignore_index,
-        transform=LogitTransform(logit_scale, softcap, temperature, inv_temperature),
-        data=(x0, x1, x2, x3, x4)[: len(stage.heads[head].data)],
-        ref_logps=ref_logps,
-        weights=weights,
-        number=number,
-        divisors=divisors,
-        reward_scale=reward_scale,
-    )
+class _Given(NamedTuple):
+    """The tensors of a call."""
+
+    ref_logits: Tensor | None
+    ref_logps: Tensor | None
+    targets: Tensor
+    cu_seqlens: Tensor
+    weights: Tensor | None
+    number: Tensor | None
+    divisors: Tensor | None
+    inv_temperature: Tensor | None
+    data: tuple[Tensor | None, ...]
 
 
-@_logits_loss.register_fake
-def _(logits: Tensor, ref_logits: Tensor | None, *args: Any) -> Outputs:
-    targets, cu_seqlens, items, reward_scale = args[1], args[2], args[14], args[15]
+class _Options(NamedTuple):
+    """Its plain values."""
 
-    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=logits.device)
-
-    rows, sequences = targets.shape[0], cu_seqlens.shape[0] - 1
-    near = new(rows if ref_logits is not None else 0)
-    wide = {"dtype": torch.float64}
-    pairs = 0 if reward_scale is None else items
-    rewards, margins = new(2 * pairs, **wide), new(pairs, **wide)
-    loss, losses, sums = new(), new(items, **wide), new(2, sequences, **wide)
-    return loss, losses, sums, new(rows), new(rows), near, new(rows), rewards, margins
+    head: str
+    hyper: tuple[float, ...]
+    reward_scale: float | None
+    ignore_index: int
+    logit_scale: float
+    softcap: float | None
+    temperature: float
+    inplace_backward: bool
 
 
-@torch.library.custom_op("fastpref::logits_loss_backward", mutates_args=())
-def _logits_loss_backward(
-    logits: Tensor,
-    targets: Tensor,
-    inv_temperature: Tensor | None,
-    lse: Tensor,
-    coef: Tensor,
-    upstream: Tensor,
-    logit_scale: float,
-    softcap: float | None,
-    temperature: float,
-    backend: str,
-) -> Tensor:
-    stage: Any = stage_of(backend, logits.device, logits.dtype)
-    logits = row_contiguous(logits)
-    out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    transform = LogitTransform(logit_scale, softcap, temperature, inv_temperature)
-    stage.backward(logits, targets, lse, coef, upstream, out, transform)
-    return out
+def _transform(inv_temperature: Tensor | None, options: _Options) -> LogitTransform:
+    return LogitTransform(options.logit_scale, options.softcap, options.temperature, inv_temperature)
 
 
-@_logits_loss_backward.register_fake
-def _(logits: Tensor, *_: Any) -> Tensor:
-    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+class _LogitsLoss(torch.autograd.Function):
+    """Both passes. No operator of the dispatcher, which would take longer than all else that a call does on the host; what is traced never gets here."""
 
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, stage: Stage, given: _Given, options: _Options) -> Staged:
+        output = stage.forward(
+            options.head,
+            options.hyper,
+            row_contiguous(logits),
+            None if given.ref_logits is None else row_contiguous(given.ref_logits),
+            given.targets,
+            given.cu_seqlens,
+            ignore_index=options.ignore_index,
+            transform=_transform(given.inv_temperature, options),
+            data=given.data,
+            ref_logps=given.ref_logps,
+            weights=given.weights,
+            number=given.number,
+            divisors=given.divisors,
+            reward_scale=options.reward_scale,
+        )
+        ctx.set_materialize_grads(False)  # autograd would fill zeros for every other output
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(logits, given.targets, given.inv_temperature, output.lse, output.coef)
+        ctx.stage, ctx.options = stage, options
+        return output
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.inplace, ctx.backend = inputs[19:]
-    ctx.set_materialize_grads(False)  # autograd would fill zeros for every other output
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(inputs[0], inputs[3], inputs[8], output[3], output[6])
-
-
-def _grad(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    if upstream is None:
-        return (None,) * 24
-    logits, targets, inv_temperature, lse, coef = ctx.saved_tensors
-    if ctx.inplace and row_contiguous(logits) is logits:  # else the rows overlap or are strided: out of place
-        stage: Any = stage_of(ctx.backend, logits.device, logits.dtype)
-        transform = LogitTransform(ctx.logit_scale, ctx.softcap, ctx.temperature, inv_temperature)
-        grad = logits.detach()
-        stage.backward(grad, targets, lse, coef, upstream, grad, transform)
-        # A graph kept for a second backward then fails its version check, loudly.
-        torch.autograd.graph.increment_version(logits)
-    else:
-        options = (ctx.logit_scale, ctx.softcap, ctx.temperature, ctx.backend)
-        grad = _logits_loss_backward(logits, targets, inv_temperature, lse, coef, upstream, *options)
-    return grad, *([None] * 23)
-
-
-_logits_loss.register_autograd(_grad, setup_context=_setup)
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, None, None, None]:
+        if upstream is None:
+            return None, None, None, None
+        if torch.is_grad_enabled():
+            raise NotImplementedError(NO_SECOND_DERIVATIVES)
+        logits, targets, inv_temperature, lse, coef = ctx.saved_tensors
+        transform = _transform(inv_temperature, ctx.options)
+        if (
+            ctx.options.inplace_backward and row_contiguous(logits) is logits
+        ):  # else the rows overlap or are strided: out of place
+            grad = logits.detach()
+            ctx.stage.backward(grad, targets, lse, coef, upstream, grad, transform)
+            # A graph kept for a second backward then fails its version check, loudly.
+            torch.autograd.graph.increment_version(logits)
+        else:
+            logits = row_contiguous(logits)
+            grad = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+            ctx.stage.backward(logits, targets, lse, coef, upstream, grad, transform)
+        return grad, None, None, None
 
 
 @dataclass(frozen=True)
@@ -247,6 +206,7 @@ class StagedLoss:
 
 def run_staged(
     plan: Staging,
+    stage: Stage,
     logits: Tensor,
     ref_logits: Tensor | None,
     ref_logps: Tensor | None,
@@ -258,7 +218,6 @@ def run_staged(
     data: list[Tensor | None],
     ignore_index: int,
     inplace_backward: bool,
-    backend: str | None,
 ) -> StagedLoss:
     """Run a call; ``call`` is needed where it has data, weights, a number or divisors."""
     number, divisors, weights = None, None, None
@@ -268,32 +227,29 @@ def run_staged(
             number = CALL_NUMBERS[plan.number](batch).to(wide_dtype(logits.device)).reshape(1)
         if isinstance(call.objective, TokenObjective):
             divisors = call.objective.divisors(batch).contiguous()
-    sequences = cu_seqlens.shape[0] - 1
-    slots = [*data, *[None] * (_SLOTS - len(data))]
-    stage: Any = stage_of(backend, logits.device, logits.dtype)
-    wanted = plan.kind == "pair" and stage.makes_rewards
-    loss, losses, sums, _, logps, near, _, rewards, margins = _logits_loss(
-        logits,
+    pairs = plan.kind == "pair"
+    given = _Given(
         ref_logits,
         None if ref_logps is None else ref_logps.contiguous(),
         targets.contiguous(),
-        cu_seqlens.to(logits.device).contiguous(),
+        (cu_seqlens if cu_seqlens.device == logits.device else cu_seqlens.to(logits.device)).contiguous(),
         weights,
         number,
         divisors,
         transform.inv_temperature,
-        *slots,
-        list(plan.hyper),
+        tuple(data),
+    )
+    options = _Options(
         plan.head,
-        sequences // 2 if plan.kind == "pair" else sequences,
-        plan.reward_scale if wanted else None,
+        plan.hyper,
+        plan.reward_scale if pairs and stage.makes_rewards else None,
         ignore_index,
         transform.logit_scale,
         transform.softcap,
         transform.temperature,
         inplace_backward,
-        backend or "auto",
     )
+    loss, losses, sums, _, logps, near, _, rewards, margins = _LogitsLoss.apply(logits, stage, given, options)
     return StagedLoss(loss, losses, sums, logps, near, rewards, margins)
 
 

@@ -421,8 +421,10 @@ def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, 
         assert [launch.kernel for launch in launches] == ["_row_stats", "_sequence_objective", "_row_grad"]
     else:
         assert seen.totals.launches == (2 if backend == "cuda" else 0)
-    free = {"fastpref::logits_loss", "fastpref::logits_loss_backward", "aten.empty", "aten.empty_like", "aten.detach"}
-    free |= {"aten.select", "aten.alias", "aten.view", "fastpref.logits_loss", "fastpref.logits_loss_backward"}
+    free = {"aten.empty", "aten.empty_like", "aten.detach", "aten.select", "aten.alias", "aten.view"}
+    if backend == "triton":  # what its interpreter does for a launch
+        free |= {"aten.new_empty", "aten.as_strided", "aten.lift_fresh", "aten.copy_", "aten.fill_.Scalar"}
+        free |= {"aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset"}
     assert {name.removesuffix(".default").split(".memory_format")[0].split(".int")[0] for name in ran.names} <= free
     torch.testing.assert_close(out.loss, expected.loss, rtol=2e-6, atol=1e-7)
     torch.testing.assert_close(
@@ -434,17 +436,23 @@ def test_nothing_else_runs_where_values_may_not_be_looked_at(monkeypatch, name, 
 
 
 @pytest.mark.parametrize("backend", STAGED)
-def test_operators(backend) -> None:
+def test_second_derivatives_are_refused(backend) -> None:
     policy, reference, targets = draw()
-    nothing = [None] * 5
-    scale = None if backend == "triton" else 0.1
-    options = ([0.1], "sigmoid", 2, scale, -100, 1.0, None, 1.0, False, backend)
-    arguments = (policy.requires_grad_(), reference, None, targets, CU, *[None] * 4, *nothing, *options)
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.fastpref.logits_loss.default, arguments, test_utils=checks)
-    row = torch.rand(TOTAL)
-    arguments = (policy.detach(), targets, None, row, row, torch.tensor(2.0), 1.0, None, 1.0, backend)
-    torch.library.opcheck(torch.ops.fastpref.logits_loss_backward.default, arguments, test_utils=checks)
+    leaf = policy.clone().requires_grad_()
+    out = fastpref.logits_preference_loss("sigmoid", leaf, targets, CU, reference=reference, backend=backend)
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        torch.autograd.grad(out.loss, leaf, create_graph=True)
+
+
+def test_fake_tensors_take_the_formula() -> None:
+    """A stage runs on memory, of which they have none."""
+    policy, reference, targets = draw()
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        logits, near, ids, ends = map(mode.from_tensor, (policy.requires_grad_(), reference, targets, CU))
+        loss = fastpref.logits_preference_loss("sigmoid", logits, ids, ends, reference=near).loss
+        loss.backward()
+    assert loss.shape == ()
+    assert logits.grad.shape == policy.shape
 
 
 @pytest.mark.parametrize("backend", [*STAGED, "eager"])

@@ -825,9 +825,10 @@ int64_t grad_with(const HeadGradArgs& a) {
             float* next = blocks[turn ^= 1];
             if (!kept) {
               // The gradients of one block are made beside the product of the next.
-              product({s.weight_rows + v * left, s.hidden_rows + g * right, k_blocks, nullptr, 0}, to_logits, next, false, [&] {
-                if (gradient.pending()) gradient.rows(rows_per_step);
-              });
+              product({s.weight_rows + v * left, s.hidden_rows + g * right, k_blocks, nullptr, 0}, to_logits, next,
+                      false, [&] {
+                        if (gradient.pending()) gradient.rows(rows_per_step);
+                      });
             }
             if (gradient.pending()) gradient.end();
             if (kept && exponentials) return gradient.from_exponentials(kept, next, v, g, column, first);

@@ -7,7 +7,8 @@
 namespace fastpref {
 
 struct RowKernels {
-  void (*row_stats)(const RowStatsArgs&);
+  // `more`, or null: other rows of the same dtype, columns, transform and statistics, in the same sweep.
+  void (*row_stats)(const RowStatsArgs&, const RowStatsArgs* more);
   void (*row_grad)(const RowGradArgs&);
   void (*row_kl_stats)(const RowKlStatsArgs&);
   void (*row_kl_grad)(const RowKlGradArgs&);

@@ -32,8 +32,7 @@ double number_at(const Numbers& numbers, int64_t i) {
 struct Side {
   std::vector<float> m, s, zt;
 
-  void sweep(const PreferenceArgs& a, const void* logits, int64_t stride, const int64_t* targets,
-             const RowKernels& rows, int threads) {
+  RowStatsArgs start(const PreferenceArgs& a, const void* logits, int64_t stride, const int64_t* targets, int threads) {
     const size_t n = static_cast<size_t>(a.rows);
     m.assign(n, -INFINITY);
     s.assign(n, 0.0f);
@@ -51,7 +50,7 @@ struct Side {
     args.zt = zt.data();
     args.transform = a.transform;
     args.threads = threads;
-    rows.row_stats(args);
+    return args;
   }
 
   float logp(int64_t t) const {
@@ -166,19 +165,35 @@ void finish(const PreferenceArgs& a, const Side& policy, const Side& reference) 
   *a.loss = static_cast<float>(sum / static_cast<double>(items));
 }
 
+BadRow first_nan(const PreferenceArgs& a) {
+  for (int64_t t = 0; t < a.rows; ++t) {
+    if (a.logps[t] != a.logps[t]) return {BadRow::kPolicy, t};
+  }
+  for (int64_t t = 0; a.ref_logps && t < a.rows; ++t) {
+    if (a.ref_logps[t] != a.ref_logps[t]) return {BadRow::kReference, t};
+  }
+  return {BadRow::kNone, 0};
+}
+
 }  // namespace
 
-void preference_forward(const PreferenceArgs& a, const RowKernels& rows, int threads) {
-  // The row kernels take an ignored row for one with a negative target; of any other id outside the vocabulary they find no logit.
+BadRow preference_forward(const PreferenceArgs& a, const RowKernels& rows, int threads) {
+  // The row kernels take an ignored row for one with a negative target.
   std::vector<int64_t> targets(static_cast<size_t>(a.rows));
   for (int64_t t = 0; t < a.rows; ++t) {
     const int64_t id = a.targets[t];
-    targets[static_cast<size_t>(t)] = id == a.ignored ? -1 : id < 0 ? a.cols : id;
-    a.coef[t] = NAN;  // stays where cu_seqlens leaves a row out
+    if (id != a.ignored && (id < 0 || id >= a.cols)) return {BadRow::kTarget, t};
+    targets[static_cast<size_t>(t)] = id == a.ignored ? -1 : id;
+    a.logps[t] = a.coef[t] = NAN;  // stays where cu_seqlens leaves a row out
   }
   Side policy, reference;
-  policy.sweep(a, a.logits, a.logits_stride, targets.data(), rows, threads);
-  if (a.ref_logits) reference.sweep(a, a.ref_logits, a.ref_logits_stride, targets.data(), rows, threads);
+  const RowStatsArgs mine = policy.start(a, a.logits, a.logits_stride, targets.data(), threads);
+  if (a.ref_logits) {
+    const RowStatsArgs near = reference.start(a, a.ref_logits, a.ref_logits_stride, targets.data(), threads);
+    rows.row_stats(mine, &near);
+  } else {
+    rows.row_stats(mine, nullptr);
+  }
   switch (kHeadKinds[a.head]) {
     case HeadKind::kPair:
       finish<HeadKind::kPair>(a, policy, reference);
@@ -189,6 +204,7 @@ void preference_forward(const PreferenceArgs& a, const RowKernels& rows, int thr
     default:
       finish<HeadKind::kToken>(a, policy, reference);
   }
+  return first_nan(a);
 }
 
 }  // namespace fastpref

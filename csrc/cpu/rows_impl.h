@@ -409,37 +409,45 @@ static void grad_row(const RowGradArgs& a, int64_t r) {
 }
 
 // Rows are handed out a few at a time, because ignored ones cost nothing; short ones several together, because the start of
-// a row that another thread's row precedes is not in any prefetcher's way.
+// a row that another thread's row precedes is not in any prefetcher's way. `more`, of as many columns, or null: its rows
+// follow those of `a` in the same loop, so that threads are woken and waited for once.
 template <class Args>
-static void for_each_row(const Args& a, void (*row)(const Args&, int64_t)) {
+static void for_each_row(const Args& a, const Args* more, void (*row)(const Args&, int64_t)) {
+  const int64_t rows = a.rows + (more ? more->rows : 0);
 #ifdef _OPENMP
   const auto rows_of = [&](int64_t logits) { return a.cols < logits ? logits / (a.cols > 0 ? a.cols : 1) : 1; };
-  const bool parallel = a.threads > 1 && a.rows > rows_of(kTaskLogits);
-  const int64_t fair = a.rows / (kTasksPerThread * a.threads), least = rows_of(kTaskLogits),
+  const bool parallel = a.threads > 1 && rows > rows_of(kTaskLogits);
+  const int64_t fair = rows / (kTasksPerThread * a.threads), least = rows_of(kTaskLogits),
                 most = rows_of(kMostTaskLogits);
   const int64_t rows_per_task = fair < least ? least : fair > most ? most : fair;
   #pragma omp parallel for schedule(dynamic, rows_per_task) num_threads(a.threads) if (parallel)
 #endif
-  for (int64_t r = 0; r < a.rows; r++) row(a, r);
+  for (int64_t r = 0; r < rows; r++) r < a.rows ? row(a, r) : row(*more, r - a.rows);
+}
+
+template <class Args>
+static void for_each_row(const Args& a, void (*row)(const Args&, int64_t)) {
+  for_each_row<Args>(a, nullptr, row);
 }
 
 template <class T, class Z, bool kTotal>
-static void row_stats_with(const RowStatsArgs& a) {
-  for_each_row(a, a.sd            ? stats_row<T, Z, kEntropy, kTotal>
-                  : a.s2 || a.top ? stats_row<T, Z, kSquares, kTotal>
-                                  : stats_row<T, Z, kSum, kTotal>);
+static void row_stats_with(const RowStatsArgs& a, const RowStatsArgs* more) {
+  for_each_row(a, more,
+               a.sd            ? stats_row<T, Z, kEntropy, kTotal>
+               : a.s2 || a.top ? stats_row<T, Z, kSquares, kTotal>
+                               : stats_row<T, Z, kSum, kTotal>);
 }
 
 template <class T, class Z>
-static void row_stats_with(const RowStatsArgs& a) {
-  a.total ? row_stats_with<T, Z, true>(a) : row_stats_with<T, Z, false>(a);
+static void row_stats_with(const RowStatsArgs& a, const RowStatsArgs* more) {
+  a.total ? row_stats_with<T, Z, true>(a, more) : row_stats_with<T, Z, false>(a, more);
 }
 
 template <class T>
-static void row_stats_of(const RowStatsArgs& a) {
+static void row_stats_of(const RowStatsArgs& a, const RowStatsArgs* more) {
   const Transform& t = a.transform;
-  if (t.has_softcap) return row_stats_with<T, Softcap>(a);
-  t.scale == 1.0f && !a.inv_temperature ? row_stats_with<T, Identity>(a) : row_stats_with<T, Scaled>(a);
+  if (t.has_softcap) return row_stats_with<T, Softcap>(a, more);
+  t.scale == 1.0f && !a.inv_temperature ? row_stats_with<T, Identity>(a, more) : row_stats_with<T, Scaled>(a, more);
 }
 
 template <class T, bool kStream>
@@ -453,14 +461,14 @@ static void row_grad_of(const RowGradArgs& a) {
   a.out != a.logits&& bytes >= kStreamBytes ? row_grad_with<T, true>(a) : row_grad_with<T, false>(a);
 }
 
-static void row_stats(const RowStatsArgs& a) {
+static void row_stats(const RowStatsArgs& a, const RowStatsArgs* more) {
   switch (a.dtype) {
     case DType::kFloat32:
-      return row_stats_of<float>(a);
+      return row_stats_of<float>(a, more);
     case DType::kBFloat16:
-      return row_stats_of<BFloat16>(a);
+      return row_stats_of<BFloat16>(a, more);
     case DType::kFloat16:
-      return row_stats_of<Float16>(a);
+      return row_stats_of<Float16>(a, more);
   }
 }
 

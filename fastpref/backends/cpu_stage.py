@@ -12,9 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import nan_logp, target_outside
 from .base import LogitTransform
 from .native_rows import NativeRows
 from .native_stage import NativeStage
+
+_TARGET, _SIDES = 1, {2: "logits", 3: "reference"}
+"""What the native function finds wrong with a row."""
 
 
 class CpuStage(NativeStage):
@@ -25,11 +29,17 @@ class CpuStage(NativeStage):
         rows: the row primitives.
     """
 
+    refuses_rows = True
+
     def __init__(self, native: ModuleType, rows: NativeRows) -> None:
         super().__init__(native, native.heads(), rows)
 
-    def _run(self, logits: Tensor, arguments: dict[str, Any]) -> None:
-        self._native.preference_forward(**arguments, threads=torch.get_num_threads())
+    def _run(self, logits: Tensor, targets: Tensor, arguments: dict[str, Any]) -> None:
+        what, row = self._native.preference_forward(**arguments, threads=torch.get_num_threads())
+        if what == _TARGET:
+            raise target_outside(targets, row, logits.shape[1], arguments["ignored"])
+        if what:
+            raise nan_logp(_SIDES[what], row, int(targets[row]))
 
     def backward(
         self,

@@ -25,7 +25,7 @@ class CudaStage(NativeStage):
         super().__init__(native, native.cuda_heads(), rows)
         self._cuda_rows = rows
 
-    def _run(self, logits: Tensor, arguments: dict[str, Any]) -> None:
+    def _run(self, logits: Tensor, targets: Tensor, arguments: dict[str, Any]) -> None:
         """One launch, and a memset of its counters before it."""
         where = tuple(self._cuda_rows.where(logits).values())  # device, stream, multiprocessors
         size = self._native.cuda_preference_workspace(arguments["logits"], arguments["sequences"], where)

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch  # noqa: F401 - before fastpref._C, so that both use the OpenMP runtime that torch brings
 from torch import Tensor
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """Version of the functions of ``fastpref._C`` that this file was written for."""
 
 BUILD_RECORD = Path(__file__).resolve().parent.parent / "_build_info.json"

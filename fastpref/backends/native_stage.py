@@ -43,6 +43,7 @@ class NativeStage:
     """
 
     makes_rewards = True
+    refuses_rows = False
 
     def __init__(self, native: ModuleType, heads: Sequence[tuple[str, ...]], rows: NativeRows) -> None:
         self._native, self._rows = native, rows
@@ -56,7 +57,7 @@ class NativeStage:
         self.heads: Mapping[str, NativeHead] = found
         self.names: Mapping[str, str] = names
 
-    def _run(self, logits: Tensor, arguments: dict[str, Any]) -> None:
+    def _run(self, logits: Tensor, targets: Tensor, arguments: dict[str, Any]) -> None:
         """The forward pass on the device of ``logits``; ``arguments`` are all but those that say where."""
         raise NotImplementedError
 
@@ -147,5 +148,5 @@ class NativeStage:
             ref_logps=0 if reference is None else out.ref_logps.data_ptr(),
             coef=out.coef.data_ptr(),
         )
-        self._run(logits, arguments)
+        self._run(logits, targets, arguments)
         return out

@@ -67,9 +67,11 @@ class Stage(Protocol):
         heads: by name.
         names: the name of the head of every variant of an objective.
         makes_rewards: whether rewards and margins of pairs come with the rest, if they are wanted.
+        refuses_rows: whether :meth:`forward` raises ``ValueError`` for a target outside the vocabulary, before anything is computed, and for a NaN log-probability.
     """
 
     makes_rewards: bool
+    refuses_rows: bool
 
     @property
     def heads(self) -> Mapping[str, StageHead]: ...  # noqa: D102
@@ -101,7 +103,7 @@ class Stage(Protocol):
             hyper: the numbers that it names.
             logits: ``[T, V]``, contiguous rows.
             reference: the same of the reference, or ``None``.
-            targets: ``[T]`` int64 as the caller has them; one outside the vocabulary that is not ``ignore_index`` gives NaN.
+            targets: ``[T]`` int64 as the caller has them; one outside the vocabulary that is not ``ignore_index`` gives NaN, or is refused.
             cu_seqlens: ``[K+1]`` int32.
             ignore_index: the target of rows that are not read.
             transform: of policy and reference.

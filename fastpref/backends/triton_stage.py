@@ -26,6 +26,7 @@ class TritonStage:
     """
 
     makes_rewards = False
+    refuses_rows = False
 
     def __init__(self, options: Callable[[LogitTransform], dict[str, Any]]) -> None:
         from fastpref.kernels import objective_heads, objective_stage, row_grad, row_stats, tiling

@@ -169,10 +169,16 @@ for _cls, _names, _defaults in (*catalogue_pra.entries(), *catalogue_policy.entr
     register(_cls, *_names, **_defaults)
 
 
+_HYPER_PARAMETERS: dict[type[Objective], list[str]] = {}
+"""What was looked up before: every call of a loss asks."""
+
+
 @constant
 def hyper_parameters(cls: type[Objective]) -> list[str]:
     """The names of an objective's hyper-parameters."""
-    return [f.name for f in fields(cls)]  # type: ignore[arg-type]  # every Objective is a dataclass
+    if cls not in _HYPER_PARAMETERS:
+        _HYPER_PARAMETERS[cls] = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # every Objective is a dataclass
+    return _HYPER_PARAMETERS[cls]
 
 
 def lookup(name: str) -> type[Objective]:

@@ -225,6 +225,11 @@ _AGGREGATION = ("loss_aggregation", "max_completion_length")
 """Options that are a matter of :meth:`~fastpref.objectives.base.TokenObjective.divisors`: the loss of a token does not depend on them."""
 
 
+@cache
+def _defaults(cls: type[Objective]) -> dict[str, Any]:
+    return {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]  # a dataclass
+
+
 def identify(objective: Objective, heads: Mapping[str, str]) -> str | None:
     """The name of the head that computes an objective, or ``None``.
 
@@ -235,7 +240,7 @@ def identify(objective: Objective, heads: Mapping[str, str]) -> str | None:
     cls = type(objective)
     if not cls.__module__.startswith(__package__) or not hasattr(cls, "name"):  # that of a function is the instance's
         return None
-    label, base = cls.name, {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]  # a dataclass
+    label, base = cls.name, _defaults(cls)
     if base.get("beta") == 0.0 and getattr(objective, "beta", 0.0) > 0.0:
         label = f"{label}_kl"
     plain = heads.get(label)
