@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 EDGE = 32
-LEFT_BYTES = 512 << 10  # of the head's strips that a thread packs at a time
+LEFT_BYTES, RIGHT_BYTES = 512 << 10, 768 << 10  # of strips that a thread works on at a time
+TILE = 1024
 SEGMENT, MOST_SEGMENTS = 1024, 64
 FIELDS, PLAIN_FIELDS = 7, 2
 
@@ -29,18 +30,36 @@ def _aligned(nbytes: int) -> int:
     return -(-nbytes // 64) * 64
 
 
+def _groups(k: int, planes: tuple[int, int]) -> tuple[int, int, bool]:
+    """Pairs of left and right strips over ``k`` that go together, ``planes`` those of either, and whether they are cut into panels."""
+    k_blocks, most = padded(k) // EDGE, 32 if planes == (1, 1) else 16
+    several = k_blocks > most
+    left, right = (
+        max(size // (2 * (most if several else k_blocks) * p * TILE), 1)
+        for size, p in zip((LEFT_BYTES, RIGHT_BYTES), planes, strict=True)
+    )
+    return left, right, several
+
+
+def _held_bytes(k: int, planes: tuple[int, int]) -> int:
+    """Of a thread's sums between panels."""
+    left, right, several = _groups(k, planes)
+    return 4 * EDGE * EDGE * left * right if several else 0
+
+
 def statistics_bytes(
     rows: int, vocab: int, hidden: int, planes: tuple[int, int], threads: int, *, all_statistics: bool = False
 ) -> int:
     """Of the statistics of ``rows`` rows."""
     segment = max(SEGMENT, padded(-(-vocab // MOST_SEGMENTS)))
-    left = 2 * EDGE * padded(hidden) * planes[1]
-    together = min(max(LEFT_BYTES // left, 1), segment // EDGE, padded(vocab) // EDGE)
+    left, right, several = _groups(hidden, planes[::-1])
+    left, right = min(left, segment // EDGE, padded(vocab) // EDGE), min(right, padded(rows) // EDGE)
     parts = (
         2 * padded(rows) * padded(hidden) * planes[0],
         4 * padded(rows),
         4 * -(-vocab // segment) * (FIELDS if all_statistics else PLAIN_FIELDS) * padded(rows),
-        threads * together * left,
+        threads * left * 2 * EDGE * padded(hidden) * planes[1],
+        4 * EDGE * EDGE * threads * left * right * several,
         4 * (padded(vocab) // EDGE),
         4 * rows,
     )
@@ -52,6 +71,7 @@ def gradient_bytes(
     vocab: int,
     hidden: int,
     planes: tuple[int, int],
+    threads: int,
     chunk: int,
     row_block: int,
     *,
@@ -62,7 +82,9 @@ def gradient_bytes(
     """Of the gradients of ``rows`` rows, ``chunk`` vocabulary columns and ``row_block`` rows at a time."""
     chunk, block = min(padded(chunk), padded(vocab)), min(padded(row_block), padded(rows))
     of_hidden, of_head = (2 * n * padded(hidden) * p for n, p in zip((block, chunk), planes, strict=True))
-    of_gradient = 2 * block * chunk * max(planes)
+    of_gradient, held = 2 * block * chunk * max(planes), _held_bytes(hidden, planes[::-1])
+    if dw and block == padded(rows):
+        held = max(held, _held_bytes(block, (max(planes), planes[0])))
     parts = (
         of_hidden * (1 + dw),
         of_head * (1 + dx),
@@ -70,6 +92,7 @@ def gradient_bytes(
         (chunk // EDGE) * (block // EDGE),
         4 * padded(rows) * padded(hidden) * dx,
         4 * chunk * padded(hidden) * (dw and block < padded(rows)),
+        threads * held,
         4 * chunk * (block // EDGE) * db,
         *[4 * padded(rows)] * 3,
         4 * (padded(vocab) // EDGE),
@@ -121,7 +144,7 @@ class TileCosts(_Operands):
         float32_dw: bool = False,
     ) -> int:
         """See :func:`gradient_bytes`; a float32 dW takes no more."""
-        return gradient_bytes(rows, vocab, hidden, self.planes, chunk, row_block, dx=dx, dw=dw, db=db)
+        return gradient_bytes(rows, vocab, hidden, self.planes, self.threads, chunk, row_block, dx=dx, dw=dw, db=db)
 
     def kept_bytes(self, rows: int, vocab: int, *, softcap: bool = False) -> int:
         """See :func:`kept_bytes`."""

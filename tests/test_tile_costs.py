@@ -39,5 +39,5 @@ def test_they_are_those_of_the_kernels(head, dtypes, shape, chunk, row_block, fl
     planes, threads = head.costs(*dtypes).planes, torch.get_num_threads()
     predicted = tile_costs.statistics_bytes(rows, vocab, width, planes, threads, all_statistics=statistics)
     assert predicted == sizes.statistics
-    assert tile_costs.gradient_bytes(rows, vocab, width, planes, chunk, row_block, **flags) == sizes.gradients
+    assert tile_costs.gradient_bytes(rows, vocab, width, planes, threads, chunk, row_block, **flags) == sizes.gradients
     assert tile_costs.kept_bytes(kept, vocab, planes, softcap=softcap) == sizes.kept

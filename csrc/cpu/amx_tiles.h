@@ -20,6 +20,7 @@ constexpr int kMaxPlanes = 3;
 
 FASTPREF_FN int64_t blocks_of(int64_t n) { return (n + kEdge - 1) / kEdge; }
 FASTPREF_FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTPREF_FN int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Bytes of a pair of strips.
 FASTPREF_FN int64_t pair_bytes(int64_t k_blocks, int planes) { return 2 * k_blocks * planes * kTile; }
@@ -177,12 +178,12 @@ struct Products {
   };
   Step step[6];
   int count = 0, a_planes, b_planes;
-  // The most k blocks that are summed up one after the other. Sums of fp32 operands are taken in parts, and these added
-  // up: the six products round six times as often as a product of fp32 numbers would, at the size of the sum so far.
-  int64_t run;
+  // Sums of fp32 operands are taken panel by panel, and these added up: the six products round six times as often as a
+  // product of fp32 numbers would, at the size of the sum so far.
+  bool in_parts;
 
   Products(int a_planes_, int b_planes_)
-      : a_planes(a_planes_), b_planes(b_planes_), run(a_planes < kMaxPlanes && b_planes < kMaxPlanes ? INT64_MAX : 16) {
+      : a_planes(a_planes_), b_planes(b_planes_), in_parts(a_planes == kMaxPlanes || b_planes == kMaxPlanes) {
     static constexpr int8_t kOrder[6][2] = {{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 2}, {0, 0}};
     const int limit = 3;
     int last_a = -1, last_b = -1;
@@ -286,29 +287,38 @@ struct Nothing {
   void operator()() const {}
 };
 
-// out [32][32] = left times right, or += with `add_to`.
+// The k blocks of a product, cut into panels of equal length: only a panel of the strips that go together need be in the
+// cache at once.
+struct Panels {
+  int64_t k_blocks, most, length, count;  // no panel is longer than `most`
+
+  Panels(int64_t k_blocks_, int left_planes, int right_planes)
+      : k_blocks(k_blocks_), most(left_planes == 1 && right_planes == 1 ? 32 : 16) {
+    count = (k_blocks + most - 1) / most;
+    length = (k_blocks + count - 1) / count;
+    count = (k_blocks + length - 1) / length;
+  }
+
+  int64_t first(int64_t panel) const { return panel * length; }
+  int64_t last(int64_t panel) const { return smaller((panel + 1) * length, k_blocks); }
+};
+
+// out [32][32] = left times right over k blocks [first, last), or += with `add_to`.
 template <class Between>
-FASTPREF_FN void product(const Strips& strips, const Products& products, float* out, bool add_to,
-                         const Between& between) {
-  if (strips.k_blocks <= products.run && !(add_to && products.run < INT64_MAX)) {
+FASTPREF_FN void product(const Strips& strips, int64_t first, int64_t last, const Products& products, float* out,
+                         bool add_to, const Between& between) {
+  if (!products.in_parts) {
     add_to ? load_block(out) : clear_block();
-    multiply(strips, 0, strips.k_blocks, products, between);
+    multiply(strips, first, last, products, between);
     return store_block(out);
   }
-  const int64_t parts = (strips.k_blocks + products.run - 1) / products.run;
-  const int64_t length = (strips.k_blocks + parts - 1) / parts;
   alignas(64) float part[kEdge * kEdge];
-  for (int64_t first = 0; first < strips.k_blocks; first += length) {
-    clear_block();
-    multiply(strips, first, smaller(first + length, strips.k_blocks), products, between);
-    if (first == 0 && !add_to) {
-      store_block(out);
-      continue;
-    }
-    store_block(part);
-    for (int i = 0; i < kEdge * kEdge; i += 16) {
-      _mm512_store_ps(out + i, _mm512_add_ps(_mm512_load_ps(out + i), _mm512_load_ps(part + i)));
-    }
+  clear_block();
+  multiply(strips, first, last, products, between);
+  if (!add_to) return store_block(out);
+  store_block(part);
+  for (int i = 0; i < kEdge * kEdge; i += 16) {
+    _mm512_store_ps(out + i, _mm512_add_ps(_mm512_load_ps(out + i), _mm512_load_ps(part + i)));
   }
 }
 

@@ -10,7 +10,8 @@
 //         once by each product.
 //
 // Operands are packed into tiles first: rows a power of two apart would fall on the same cache sets, and one packing
-// serves all tokens. Work is handed out as a group of left strips that fits half of L2 beside a group of right ones.
+// serves all tokens. Work is handed out as a group of left strips that fits half of L2 beside a group of right ones; of
+// strips that are too long for that, a panel at a time, with the group's blocks of sums beside them.
 // Bits do not depend on threads: each block belongs to one task, and every sum has an order of its own.
 #if defined(__GNUC__) && !defined(__clang__)
   // GCC bug 105593: its own AVX-512 intrinsics pass an undefined register on purpose.
@@ -51,7 +52,6 @@ constexpr int kBlock = kEdge * kEdge;
 // --- pieces of work -----------------------------------------------------------------------------------------------------
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 int thread_number() {
 #ifdef _OPENMP
@@ -61,15 +61,22 @@ int thread_number() {
 #endif
 }
 
+// How many pairs of strips go together so that a panel of them is in the cache.
+int64_t group_of(int64_t bytes, const Panels& panels, int planes) {
+  return larger(bytes / pair_bytes(panels.count == 1 ? panels.length : panels.most, planes), 1);
+}
+
 // A grid of left x right pairs of strips, cut into tasks.
 struct Grid {
+  Panels panels;
   int64_t lefts, rights, left_group, right_group;
 
-  Grid(int64_t lefts_, int64_t left_bytes, int64_t rights_, int64_t right_bytes, int threads)
-      : lefts(lefts_),
+  Grid(int64_t k_blocks, int64_t lefts_, int left_planes, int64_t rights_, int right_planes, int threads)
+      : panels(k_blocks, left_planes, right_planes),
+        lefts(lefts_),
         rights(rights_),
-        left_group(smaller(larger(kLeftBytes / left_bytes, 1), lefts)),
-        right_group(smaller(larger(kRightBytes / right_bytes, 1), rights)) {
+        left_group(smaller(group_of(kLeftBytes, panels, left_planes), lefts)),
+        right_group(smaller(group_of(kRightBytes, panels, right_planes), rights)) {
     while (tasks() < 4 * threads && left_group * right_group > 1) {
       if (left_group >= right_group) {
         left_group = (left_group + 1) / 2;
@@ -84,16 +91,25 @@ struct Grid {
     return lefts == 0 || rights == 0 ? 0 : left_tasks() * ((rights + right_group - 1) / right_group);
   }
 
-  // Calls body(left, right) for the pairs of a task. Neighbouring tasks share their right strips.
+  // Calls body(left, right, panel, place) for the pairs of a task, panel after panel; a pair has the same `place`, below
+  // held_blocks(), in each. Neighbouring tasks share their right strips.
   template <class Body>
   void run(int64_t task, const Body& body) const {
     const int64_t l0 = task % left_tasks() * left_group, r0 = task / left_tasks() * right_group;
     const int64_t l1 = smaller(l0 + left_group, lefts), r1 = smaller(r0 + right_group, rights);
-    for (int64_t l = l0; l < l1; l++) {
-      for (int64_t r = r0; r < r1; r++) body(l, r);
+    for (int64_t panel = 0; panel < panels.count; panel++) {
+      for (int64_t l = l0; l < l1; l++) {
+        for (int64_t r = r0; r < r1; r++) body(l, r, panel, (l - l0) * right_group + r - r0);
+      }
     }
   }
 };
+
+// Blocks of sums that a thread holds between the panels of a task; none where there is one panel.
+int64_t held_blocks(const Panels& panels, int left_planes, int right_planes) {
+  return panels.count == 1 ? 0
+                           : group_of(kLeftBytes, panels, left_planes) * group_of(kRightBytes, panels, right_planes);
+}
 
 // Calls body with a null pointer to an operand's element type.
 template <class Body>
@@ -207,11 +223,12 @@ struct Segments {
 };
 
 struct StatsScratch {
-  char* hidden;    // right strips of all rows
-  float* scale;    // [padded rows]
-  float* partial;  // [segment][field][padded rows]
-  char* weights;   // [thread] left strips
-  int64_t group;   // pairs of left strips that a thread packs at a time
+  char* hidden;             // right strips of all rows
+  float* scale;             // [padded rows]
+  float* partial;           // [segment][field][padded rows]
+  char* weights;            // [thread] left strips
+  float* held;              // [thread] blocks of sums between panels
+  int64_t group, together;  // pairs of left strips that a thread packs at a time, and of right ones beside them
   TargetChains chains;
 
   static StatsScratch take(Arena* arena, const HeadOperands& a, bool statistics) {
@@ -220,9 +237,13 @@ struct StatsScratch {
     s.hidden = arena->take<char>(padded / kEdge * pair_bytes(k_blocks, planes_of(a.hidden_dtype)));
     s.scale = arena->take<float>(padded);
     s.partial = arena->take<float>(Segments(a.vocab).count * (statistics ? kFields : 2) * padded);
-    const int64_t left = pair_bytes(k_blocks, planes_of(a.weight_dtype));
-    s.group = smaller(larger(kLeftBytes / left, 1), smaller(Segments(a.vocab).size / kEdge, blocks_of(a.vocab)));
-    s.weights = arena->take<char>(a.threads * s.group * left);
+    const int of_hidden = planes_of(a.hidden_dtype), of_weight = planes_of(a.weight_dtype);
+    const Panels panels(k_blocks, of_weight, of_hidden);
+    s.group =
+        smaller(group_of(kLeftBytes, panels, of_weight), smaller(Segments(a.vocab).size / kEdge, blocks_of(a.vocab)));
+    s.together = smaller(group_of(kRightBytes, panels, of_hidden), padded / kEdge);
+    s.weights = arena->take<char>(a.threads * s.group * pair_bytes(k_blocks, of_weight));
+    s.held = arena->take<float>(panels.count == 1 ? 0 : a.threads * s.group * s.together * kBlock);
     s.chains = TargetChains::take(arena, a.rows, a.vocab);
     return s;
   }
@@ -424,12 +445,12 @@ void stats_with(const HeadStatsArgs& a) {
   const Products products(weight.planes(), hidden.planes());
   const int64_t k_blocks = blocks_of(head.width), padded = round_up(head.rows, kEdge), groups = padded / kEdge;
   const int64_t right = pair_bytes(k_blocks, hidden.planes()), left = pair_bytes(k_blocks, weight.planes());
-  const int64_t together = larger(kRightBytes / right, 1);  // pairs of right strips beside a group of left ones
+  const Panels panels(k_blocks, weight.planes(), hidden.planes());
   const Segments segments(head.vocab);
   constexpr int fields = kStatistics ? kFields : 2;
   const int64_t kept_groups = blocks_of(a.kept_rows), kept_bytes = kept_block_bytes(head);
   const bool exponentials = keeps_exponentials(head);
-  const int rows_per_step = static_cast<int>((kEdge + k_blocks - 1) / k_blocks);
+  const int rows_per_step = static_cast<int>((kEdge + panels.length - 1) / panels.length);
   const Transform& t = head.transform;
   fill_scale(head, t.has_softcap ? t.cap_out : t.scale, s.scale);
   s.chains.fill(head.targets, head.rows, head.vocab);
@@ -449,6 +470,7 @@ void stats_with(const HeadStatsArgs& a) {
     for (int64_t segment = 0; segment < segments.count; segment++) {
       alignas(64) float blocks[2][kBlock];
       char* strips = s.weights + thread_number() * s.group * left;
+      float* held = s.held + thread_number() * s.group * s.together * kBlock;
       float* partial = s.partial + segment * fields * padded;
       start_fields(partial, padded, fields);
       Fold<kSoftcap, kStatistics> fold(head, padded);
@@ -467,12 +489,27 @@ void stats_with(const HeadStatsArgs& a) {
       for (int64_t v0 = first; v0 < last; v0 += s.group) {
         const int64_t v1 = smaller(v0 + s.group, last);
         for (int64_t v = v0; v < v1; v++) weight.left(v * kEdge, strips + (v - v0) * left);
-        for (int64_t g0 = 0; g0 < groups; g0 += together) {
+        for (int64_t g0 = 0; g0 < groups; g0 += s.together) {
+          const int64_t g1 = smaller(g0 + s.together, groups);
+          const auto strips_of = [&](int64_t v, int64_t g) {
+            return Strips{strips + (v - v0) * left, s.hidden + g * right, k_blocks, nullptr, 0};
+          };
+          const auto held_of = [&](int64_t v, int64_t g) { return held + ((v - v0) * s.together + g - g0) * kBlock; };
+          if (panels.count > 1) finish();  // of a held block
+          for (int64_t panel = 0; panel + 1 < panels.count; panel++) {
+            for (int64_t v = v0; v < v1; v++) {
+              for (int64_t g = g0; g < g1; g++) {
+                product(strips_of(v, g), panels.first(panel), panels.last(panel), products, held_of(v, g), panel > 0,
+                        Nothing());
+              }
+            }
+          }
           for (int64_t v = v0; v < v1; v++) {
-            for (int64_t g = g0; g < smaller(g0 + together, groups); g++) {
+            for (int64_t g = g0; g < g1; g++) {
               // The sums of one block run beside the product of the next.
-              float* block = blocks[turn ^= 1];
-              product({strips + (v - v0) * left, s.hidden + g * right, k_blocks, nullptr, 0}, products, block, false,
+              const bool add_to = panels.count > 1;
+              float* block = add_to ? held_of(v, g) : blocks[turn ^= 1];
+              product(strips_of(v, g), panels.first(panels.count - 1), k_blocks, products, block, add_to,
                       [&] { fold.rows(rows_per_step); });
               finish();
               const int n = static_cast<int>(smaller(head.vocab - v * kEdge, kEdge));
@@ -515,10 +552,12 @@ struct GradScratch {
   uint8_t* used;         // [vocabulary block][token block]: 0 where the filter leaves a block out
   float* dx;             // [token block][width block][32][32]
   float* dw;             // [vocabulary block][width block][32][32], where rows come in several blocks
-  float* db;             // [vocabulary block][token block][32]
-  float* shift;          // [padded rows] -lse
-  float* factor;         // [padded rows] -softmax_coef dz/dx at 0
-  float* scale;          // [padded rows] see fill_scale
+  float* held;           // [thread] blocks of sums between panels
+  int64_t held_by_thread;
+  float* db;      // [vocabulary block][token block][32]
+  float* shift;   // [padded rows] -lse
+  float* factor;  // [padded rows] -softmax_coef dz/dx at 0
+  float* scale;   // [padded rows] see fill_scale
   TargetChains chains;
 
   static GradScratch take(Arena* arena, const HeadOperands& a, bool want_dx, bool want_dw, bool want_db, int64_t chunk,
@@ -540,6 +579,12 @@ struct GradScratch {
     s.used = arena->take<uint8_t>(s.chunk / kEdge * (s.block / kEdge));
     s.dx = want_dx ? arena->take<float>(padded * width) : nullptr;
     s.dw = want_dw && s.block < padded ? arena->take<float>(s.chunk * width) : nullptr;
+    s.held_by_thread = held_blocks(Panels(width / kEdge, weight_planes, hidden_planes), weight_planes, hidden_planes);
+    if (want_dw && s.block == padded) {
+      const Panels of_rows(s.block / kEdge, planes, hidden_planes);
+      s.held_by_thread = larger(s.held_by_thread, held_blocks(of_rows, planes, hidden_planes));
+    }
+    s.held = arena->take<float>(a.threads * s.held_by_thread * kBlock);
     s.db = want_db ? arena->take<float>(s.chunk * (s.block / kEdge)) : nullptr;
     s.shift = arena->take<float>(padded);
     s.factor = arena->take<float>(padded);
@@ -762,7 +807,6 @@ int64_t grad_with(const HeadGradArgs& a) {
   const int64_t k_blocks = blocks_of(head.width), padded = round_up(head.rows, kEdge);
   const int64_t kept_groups = blocks_of(a.kept_rows), kept_bytes = kept_block_bytes(head);
   const bool exponentials = keeps_exponentials(head), several = s.block < padded;
-  const int rows_per_step = static_cast<int>((kEdge + k_blocks - 1) / k_blocks);
   const Transform& t = head.transform;
   fill_scale(head, t.has_softcap ? t.cap_out : t.scale, s.scale);
   fill_scale(head, t.scale, s.factor);
@@ -779,7 +823,7 @@ int64_t grad_with(const HeadGradArgs& a) {
   #pragma omp parallel num_threads(head.threads) reduction(+ : left_out)
 #endif
   {
-    alignas(64) float block[kBlock];
+    float* held = s.held + thread_number() * s.held_by_thread * kBlock;
     configure_tiles();
     for (int64_t word = 0; word < head.vocab; word += s.chunk) {
       const Matrix piece = weight.slice(word, s.chunk);
@@ -788,7 +832,9 @@ int64_t grad_with(const HeadGradArgs& a) {
   #pragma omp for schedule(static) nowait
 #endif
       for (int64_t v = 0; v < words; v++) {
-        piece.left(v * kEdge, s.weight_rows + v * pair_bytes(k_blocks, piece.planes()));
+        if (kept_groups < padded / kEdge) {  // else no logit is made again
+          piece.left(v * kEdge, s.weight_rows + v * pair_bytes(k_blocks, piece.planes()));
+        }
         if (a.dx) piece.right_columns(v * kEdge, v, words, s.weight_columns);
       }
       for (int64_t token = 0; token < head.rows; token += s.block) {
@@ -799,7 +845,9 @@ int64_t grad_with(const HeadGradArgs& a) {
   #pragma omp for schedule(static)
 #endif
           for (int64_t g = 0; g < groups; g++) {
-            rows.right_rows(g * kEdge, s.hidden_rows + g * pair_bytes(k_blocks, rows.planes()));
+            if (before + g >= kept_groups) {
+              rows.right_rows(g * kEdge, s.hidden_rows + g * pair_bytes(k_blocks, rows.planes()));
+            }
             if (a.dw) rows.right_columns(g * kEdge, g, groups, s.hidden_columns);
           }
         } else {
@@ -809,7 +857,9 @@ int64_t grad_with(const HeadGradArgs& a) {
         }
 
         const int64_t left = pair_bytes(k_blocks, piece.planes()), right = pair_bytes(k_blocks, rows.planes());
-        const Grid logits(words, left, groups, right, head.threads);
+        const Grid logits(k_blocks, words, piece.planes(), groups, rows.planes(), head.threads);
+        const int64_t last_panel = logits.panels.count - 1;
+        const int rows_per_step = static_cast<int>((kEdge + logits.panels.length - 1) / logits.panels.length);
 #ifdef _OPENMP
   #pragma omp for schedule(dynamic)
 #endif
@@ -817,19 +867,22 @@ int64_t grad_with(const HeadGradArgs& a) {
           alignas(64) float blocks[2][kBlock];
           int turn = 0;
           Gradient<kSoftcap, kPlanes> gradient(a, s, words, groups);
-          logits.run(task, [&](int64_t v, int64_t g) {
+          logits.run(task, [&](int64_t v, int64_t g, int64_t panel, int64_t place) {
             const int64_t column = word / kEdge + v, first = token + g * kEdge;
             const char* kept = before + g < kept_groups
                                    ? static_cast<const char*>(a.kept) + (column * kept_groups + before + g) * kept_bytes
                                    : nullptr;
-            float* next = blocks[turn ^= 1];
+            const bool whole = panel == last_panel;
+            if (kept && !whole) return;
+            float* next = !kept && last_panel > 0 ? held + place * kBlock : blocks[turn ^= 1];
             if (!kept) {
               // The gradients of one block are made beside the product of the next.
-              product({s.weight_rows + v * left, s.hidden_rows + g * right, k_blocks, nullptr, 0}, to_logits, next,
-                      false, [&] {
+              product({s.weight_rows + v * left, s.hidden_rows + g * right, k_blocks, nullptr, 0},
+                      logits.panels.first(panel), logits.panels.last(panel), to_logits, next, panel > 0, [&] {
                         if (gradient.pending()) gradient.rows(rows_per_step);
                       });
             }
+            if (!whole) return;
             if (gradient.pending()) gradient.end();
             if (kept && exponentials) return gradient.from_exponentials(kept, next, v, g, column, first);
             if (kept) {
@@ -856,32 +909,37 @@ int64_t grad_with(const HeadGradArgs& a) {
         }
         if (a.dx) {
           const int64_t token_strip = pair_bytes(words, kPlanes), word_strip = pair_bytes(words, piece.planes());
-          const Grid grid(groups, token_strip, k_blocks, word_strip, head.threads);
+          const Grid grid(words, groups, kPlanes, k_blocks, piece.planes(), head.threads);
 #ifdef _OPENMP
   #pragma omp for schedule(dynamic) nowait
 #endif
           for (int64_t task = 0; task < grid.tasks(); task++) {
-            grid.run(task, [&](int64_t g, int64_t h) {
+            grid.run(task, [&](int64_t g, int64_t h, int64_t panel, int64_t) {
               product({s.by_token + g * token_strip, s.weight_columns + h * word_strip, words,
                        a.filter > 0.0f ? s.used + g : nullptr, groups},
-                      to_dx, s.dx + ((before + g) * k_blocks + h) * kBlock, word > 0, Nothing());
+                      grid.panels.first(panel), grid.panels.last(panel), to_dx,
+                      s.dx + ((before + g) * k_blocks + h) * kBlock, word > 0 || panel > 0, Nothing());
             });
           }
         }
         if (a.dw) {
           const int64_t word_strip = pair_bytes(groups, kPlanes), token_strip = pair_bytes(groups, rows.planes());
-          const Grid grid(words, word_strip, k_blocks, token_strip, head.threads);
+          const Grid grid(groups, words, kPlanes, k_blocks, rows.planes(), head.threads);
           const bool last = token + s.block >= head.rows;
 #ifdef _OPENMP
   #pragma omp for schedule(dynamic) nowait
 #endif
           for (int64_t task = 0; task < grid.tasks(); task++) {
-            grid.run(task, [&](int64_t v, int64_t h) {
-              float* sums = several ? s.dw + (v * k_blocks + h) * kBlock : block;
+            alignas(64) float block[kBlock];
+            grid.run(task, [&](int64_t v, int64_t h, int64_t panel, int64_t place) {
+              float* sums = several                 ? s.dw + (v * k_blocks + h) * kBlock
+                            : grid.panels.count > 1 ? held + place * kBlock
+                                                    : block;
               product({s.by_word + v * word_strip, s.hidden_columns + h * token_strip, groups,
                        a.filter > 0.0f ? s.used + v * groups : nullptr, 1},
-                      to_dw, sums, token > 0, Nothing());
-              if (!last) return;
+                      grid.panels.first(panel), grid.panels.last(panel), to_dw, sums, token > 0 || panel > 0,
+                      Nothing());
+              if (!last || panel + 1 < grid.panels.count) return;
               const int64_t row = word + v * kEdge;
               write_block(sums, a.dw_dtype, a.dw, row * a.dw_stride + h * kEdge, a.dw_stride,
                           static_cast<int>(smaller(head.vocab - row, kEdge)),
