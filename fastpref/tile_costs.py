@@ -32,7 +32,7 @@ def _aligned(nbytes: int) -> int:
 
 def _groups(k: int, planes: tuple[int, int]) -> tuple[int, int, bool]:
     """Pairs of left and right strips over ``k`` that go together, ``planes`` those of either, and whether they are cut into panels."""
-    k_blocks, most = padded(k) // EDGE, 32 if planes == (1, 1) else 16
+    k_blocks, most = max(padded(k) // EDGE, 1), 32 if planes == (1, 1) else 16
     several = k_blocks > most
     left, right = (
         max(size // (2 * (most if several else k_blocks) * p * TILE), 1)

@@ -294,9 +294,9 @@ struct Panels {
 
   Panels(int64_t k_blocks_, int left_planes, int right_planes)
       : k_blocks(k_blocks_), most(left_planes == 1 && right_planes == 1 ? 32 : 16) {
-    count = (k_blocks + most - 1) / most;
-    length = (k_blocks + count - 1) / count;
-    count = (k_blocks + length - 1) / length;
+    const int64_t least = larger((k_blocks + most - 1) / most, 1);
+    length = larger((k_blocks + least - 1) / least, 1);
+    count = larger((k_blocks + length - 1) / length, 1);
   }
 
   int64_t first(int64_t panel) const { return panel * length; }

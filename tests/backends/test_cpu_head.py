@@ -317,3 +317,23 @@ def test_what_is_kept_is_whole_blocks_of_rows(head):
     run = Run(head, CASES["bf16"], kept_rows=33)
     with pytest.raises(ValueError, match="kept_rows: expected all rows or a multiple of 32, found 33"):
         run.gradients(use_kept=True)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize(("rows", "width", "vocab"), [(1100, 40, 700), (40, 1100, 2500), (600, 1100, 1100)])
+def test_scratch_is_not_overrun(head, monkeypatch, dtype, rows, width, vocab):
+    """Also where strips are cut into panels, with every thread's sums held between them."""
+    guards: list[Tensor] = []
+
+    def guarded(nbytes: int, device: torch.device) -> Tensor:
+        buffer = torch.full((nbytes + 64 + 4096,), 0x5A, dtype=torch.uint8)
+        buffer = buffer[-buffer.data_ptr() % 64 :]
+        guards.append(buffer[nbytes : nbytes + 4096])
+        return buffer
+
+    monkeypatch.setattr("fastpref.backends.cpu_head._aligned", guarded)
+    run = Run(head, Case(rows=rows, width=width, vocab=vocab, dtypes=(dtype, dtype), bias=False), STATISTICS)
+    for tiling in (HeadTiling(1024, rows), HeadTiling(256, 64)):
+        run.gradients(tiling)
+    assert len(guards) == 3
+    assert all((guard == 0x5A).all() for guard in guards)
