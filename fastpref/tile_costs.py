@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 EDGE = 32
 LEFT_BYTES, RIGHT_BYTES = 512 << 10, 768 << 10  # of strips that a thread works on at a time
+PACKED_BYTES, ALL_PACKED_BYTES = 1 << 20, 32 << 20  # of the head's strips that a thread packs, and that all do
 TILE = 1024
 SEGMENT, MOST_SEGMENTS = 1024, 64
 FIELDS, PLAIN_FIELDS = 7, 2
@@ -53,12 +54,14 @@ def statistics_bytes(
     """Of the statistics of ``rows`` rows."""
     segment = max(SEGMENT, padded(-(-vocab // MOST_SEGMENTS)))
     left, right, several = _groups(hidden, planes[::-1])
-    left, right = min(left, segment // EDGE, padded(vocab) // EDGE), min(right, padded(rows) // EDGE)
+    of_strips = 2 * EDGE * padded(hidden) * planes[1]
+    packed = max(min(PACKED_BYTES, ALL_PACKED_BYTES // threads) // of_strips, 1)
+    left, right = min(left, segment // EDGE, padded(vocab) // EDGE, packed), min(right, padded(rows) // EDGE)
     parts = (
         2 * padded(rows) * padded(hidden) * planes[0],
         4 * padded(rows),
         4 * -(-vocab // segment) * (FIELDS if all_statistics else PLAIN_FIELDS) * padded(rows),
-        threads * left * 2 * EDGE * padded(hidden) * planes[1],
+        threads * left * of_strips,
         4 * EDGE * EDGE * threads * left * right * several,
         4 * (padded(vocab) // EDGE),
         4 * rows,

@@ -44,8 +44,10 @@ using namespace avx512;
 
 #define FASTPREF_MEMBER inline __attribute__((always_inline))
 
-constexpr int64_t kLeftBytes = 512 << 10;   // of left strips that a task works on
-constexpr int64_t kRightBytes = 768 << 10;  // of right strips beside them
+constexpr int64_t kLeftBytes = 512 << 10;      // of left strips that a task works on
+constexpr int64_t kPackedBytes = 1 << 20;      // of left strips, whole, that a thread packs for its statistics
+constexpr int64_t kAllPackedBytes = 32 << 20;  // that all threads do
+constexpr int64_t kRightBytes = 768 << 10;     // of right strips beside them
 constexpr int64_t kMinSegment = 1024, kMaxSegments = 64;
 constexpr int kBlock = kEdge * kEdge;
 
@@ -241,6 +243,8 @@ struct StatsScratch {
     const Panels panels(k_blocks, of_weight, of_hidden);
     s.group =
         smaller(group_of(kLeftBytes, panels, of_weight), smaller(Segments(a.vocab).size / kEdge, blocks_of(a.vocab)));
+    const int64_t packed = smaller(kPackedBytes, kAllPackedBytes / a.threads);
+    s.group = smaller(s.group, larger(packed / pair_bytes(k_blocks, of_weight), 1));
     s.together = smaller(group_of(kRightBytes, panels, of_hidden), padded / kEdge);
     s.weights = arena->take<char>(a.threads * s.group * pair_bytes(k_blocks, of_weight));
     s.held = arena->take<float>(panels.count == 1 ? 0 : a.threads * s.group * s.together * kBlock);
