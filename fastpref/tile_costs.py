@@ -17,9 +17,10 @@ FIELDS, PLAIN_FIELDS = 7, 2
 CHUNK_COLUMNS = 1024
 """A chunk of gradients should stay in the last-level cache."""
 
-FLOPS = 600e9
+FLOPS = 1600e9
 PRODUCTS = {1: 1, 2: 4, 3: 5}
-"""FLOP/s of the tile kernels, and the bf16 products per product of the operands, by the most bf16 numbers in an element of either."""
+"""FLOP/s of the tile kernels beside the nominal bandwidth of a CPU (80 FLOPs in the time of a byte: what keeping logits, or another pass over the head, is
+weighed by), and the bf16 products per product of the operands, by the most bf16 numbers in an element of either."""
 
 
 def padded(n: int) -> int:
