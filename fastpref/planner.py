@@ -367,9 +367,8 @@ def make_plan(problem: HeadProblem, budget_bytes: int | None = None, design: str
         raise ValueError(f"plan: expected one of {', '.join(map(repr, DESIGNS))}, found {design!r}")
     if compiling():  # torch.compile takes plain values and classes for constants, but not a HeadProblem or costs
         plain = {name: getattr(problem, name) for name in _PROBLEM_FIELDS}
-        for (
-            name
-        ) in _SIZE_FIELDS:  # a size that torch.compile keeps open becomes the one at hand: another compiles again
+        # A size that torch.compile keeps open becomes the one at hand: another compiles again.
+        for name in _SIZE_FIELDS:
             plain[name] = operator.index(plain[name])
         for name in _COSTS_FIELDS:
             costs = plain[name]

@@ -143,7 +143,7 @@ def _transform(inv_temperature: Tensor | None, options: _Options) -> LogitTransf
 
 
 class _LogitsLoss(torch.autograd.Function):
-    """Both passes. No operator of the dispatcher, which would take longer than all else that a call does on the host; what is traced never gets here."""
+    """Both passes. No operator of the dispatcher, which takes about as long as all else that a call does on the host; what is traced never gets here."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, stage: Stage, given: _Given, options: _Options) -> Staged:
@@ -177,9 +177,8 @@ class _LogitsLoss(torch.autograd.Function):
             raise NotImplementedError(NO_SECOND_DERIVATIVES)
         logits, targets, inv_temperature, lse, coef = ctx.saved_tensors
         transform = _transform(inv_temperature, ctx.options)
-        if (
-            ctx.options.inplace_backward and row_contiguous(logits) is logits
-        ):  # else the rows overlap or are strided: out of place
+        # In place unless the rows overlap or are strided.
+        if ctx.options.inplace_backward and row_contiguous(logits) is logits:
             grad = logits.detach()
             ctx.stage.backward(grad, targets, lse, coef, upstream, grad, transform)
             # A graph kept for a second backward then fails its version check, loudly.
